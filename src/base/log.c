@@ -1,0 +1,79 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "base/log.h"
+
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+static struct {
+	int fd;
+	enum log_level level;
+	int pid;
+	uint64_t start_us;
+} log_state = {.fd = -1, .level = LOG_LEVEL_WARN};
+
+static uint64_t now_us(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000;
+}
+
+void log_setup(int fd, enum log_level level)
+{
+	log_state.fd = fd;
+	log_state.level = level;
+	log_state.start_us = now_us();
+}
+
+void log_move(int fd)
+{
+	log_state.fd = fd;
+}
+
+int log_fd(void)
+{
+	return log_state.fd;
+}
+
+enum log_level log_level(void)
+{
+	return log_state.level;
+}
+
+void log_set_pid(int pid)
+{
+	log_state.pid = pid;
+}
+
+void log_line(enum log_level level, const char *file, int line, const char *format, ...)
+{
+	static const char *const word[] = {[LOG_LEVEL_ERROR] = "Error", [LOG_LEVEL_WARN] = "Warn "};
+	char text[1280];
+	uint64_t age = now_us() - log_state.start_us;
+	va_list arguments;
+	int used = snprintf(text, sizeof(text), "(%02u.%06u) ", (unsigned)(age / 1000000), (unsigned)(age % 1000000));
+
+	if (log_state.fd < 0)
+		return;
+	if (log_state.pid)
+		used += snprintf(text + used, sizeof(text) - used, "%6d: ", log_state.pid);
+	if (level <= LOG_LEVEL_WARN)
+		used += snprintf(text + used, sizeof(text) - used, "%s (%s:%d): ", word[level], file, line);
+	va_start(arguments, format);
+	used += vsnprintf(text + used, sizeof(text) - used, format, arguments);
+	va_end(arguments);
+	if (used > (int)sizeof(text) - 2)
+		used = sizeof(text) - 2;
+	for (char *c = text; c < text + used; c++)
+		if ((unsigned char)*c < ' ')
+			*c = '?';
+	text[used++] = '\n';
+	/* One write, so that lines of tasks that share the file do not mix; a full disk must not fail the work. */
+	if (write(log_state.fd, text, used) < 0)
+		return;
+}
