@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "kinds/fd/fd_kind.h"
+
+#include "base/fd.h"
+
+extern const struct fd_kind unsupported_kind;
+
+const struct fd_kind *const fd_kinds[] = {
+	&unsupported_kind,
+	NULL,
+};
+
+static size_t kind_index(const struct fd_kind *kind)
+{
+	size_t index = 0;
+
+	while (fd_kinds[index] != kind)
+		index++;
+	return index;
+}
+
+void **dump_kind_state(struct dump *dump, const struct fd_kind *kind)
+{
+	if (!dump->kind_states)
+		dump->kind_states = arena_alloc(&dump->arena, ARRAY_SIZE(fd_kinds) * sizeof(void *));
+	return &dump->kind_states[kind_index(kind)];
+}
+
+void **restore_kind_state(struct restore *restore, const struct fd_kind *kind)
+{
+	if (!restore->kind_states)
+		restore->kind_states = arena_alloc(&restore->arena, ARRAY_SIZE(fd_kinds) * sizeof(void *));
+	return &restore->kind_states[kind_index(kind)];
+}

@@ -1,0 +1,119 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The state of one restore. It is read and checked completely (restore/read.c) before the first process is made;
+ * then every restored task is a fork of criu that runs restore/tree.c with its own copy of this structure, in which
+ * `self` is the task it becomes, until it leaves criu's address space (restore/switch.c).
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "base/arena.h"
+#include "base/fail.h"
+#include "image/image.h"
+#include "model/options.h"
+
+#include "core.pb-c.h"
+#include "fdinfo.pb-c.h"
+#include "fs.pb-c.h"
+#include "inventory.pb-c.h"
+#include "mm.pb-c.h"
+#include "pstree.pb-c.h"
+#include "stats.pb-c.h"
+
+struct fd_kind;
+struct restore_shared; /* memory that all tasks of the restore share (restore/shared.h) */
+
+/* One slot of a restored descriptor table. */
+struct restore_fd {
+	struct restore_task *task;
+	int number;
+	bool close_on_exec;
+	struct restore_file *file;
+};
+
+/* One open file description to make again. */
+struct restore_file {
+	uint32_t id;
+	const struct fd_kind *kind;
+	const FileEntry *entry;
+	struct restore_fd **users; /* in task order; users[0] is the owner, whose task opens the file */
+	size_t user_count;         /* 0: not in any descriptor table */
+	uint32_t slot;             /* index in the shared table of opened files */
+	void *kind_data;           /* the kind's own, set by its `prepare` */
+};
+
+struct restore_task {
+	pid_t pid, ppid, pgid, sid;
+	struct restore_task *parent; /* NULL for the root and for helpers' children that are adopted later */
+	int state;                   /* enum task_state of model/dump.h */
+	const PstreeEntry *entry;
+	const CoreEntry *core;          /* the leader's */
+	const CoreEntry **thread_cores; /* [0] is core */
+	size_t thread_count;
+	const TaskKobjIdsEntry *ids;
+	const MmEntry *mm;
+	const FsEntry *fs;
+	struct restore_fd *fds; /* ascending numbers */
+	size_t fd_count;
+	struct restore_memory *memory; /* restore/memory.h */
+	struct restore_tree_node *node; /* how the process comes to be (restore/tree.h) */
+};
+
+struct restore {
+	const struct restore_options *options;
+	struct failure failure;
+	struct arena arena;
+	int images_dirfd;
+	const InventoryEntry *inventory;
+	struct restore_task **tasks; /* parents before children; [0] is the root */
+	size_t task_count;
+	struct restore_file **files; /* ascending ids */
+	size_t file_count;
+	void **kind_states;          /* one pointer per row of fd_kinds, owned by the kind */
+	struct restore_shared *shared;
+	struct restore_task *self;   /* NULL in criu itself */
+	RestoreStatsEntry stats;
+};
+
+/* "task 41 (redis-server)"; returns a string in the arena. */
+const char *restore_task_name(struct restore *restore, const struct restore_task *task);
+/* The task that will have this pid, or NULL. */
+struct restore_task *restore_find_task(const struct restore *restore, pid_t pid);
+/* The file with this id, or NULL. */
+struct restore_file *restore_find_file(const struct restore *restore, uint32_t id);
+
+/*
+ * ---- for kinds, inside a task (restore->self is set) ----
+ * Files are opened in ascending id, each by its owner. A file may wait for files with lower ids only, so no cycle
+ * can form.
+ */
+
+/*
+ * Moves *fd to a number that no restored descriptor of this task uses and keeps it open until the tree has all its
+ * descriptors. Returns 0 or a failure; *fd is the new number and no longer the caller's to close.
+ */
+int restore_park(struct restore *restore, int *fd);
+/*
+ * Offers a descriptor of this process to whoever opens file @id (the other end of a pair): parks it and announces
+ * it. Returns 0 or a failure. Takes ownership of @fd.
+ */
+int restore_offer(struct restore *restore, uint32_t id, int fd);
+/* Waits for the offer for file @id and takes a descriptor of the same open file. Returns 0 or a failure. */
+int restore_take_offer(struct restore *restore, uint32_t id, int *ret_fd);
+/* Waits until file @id (lower than the one being opened, or any in `connect`/`finish`) is open and takes a descriptor of it. */
+int restore_take_file(struct restore *restore, uint32_t id, int *ret_fd);
+/* Waits like restore_take_file() and gives "/proc/PID/fd/N", to reopen pipes with other flags. */
+int restore_file_path(struct restore *restore, uint32_t id, char *path, size_t size);
+/*
+ * Opens a file that is in no descriptor table (in flight in a queue) through its kind; the caller owns *ret_fd.
+ */
+int restore_open_unowned(struct restore *restore, uint32_t id, int *ret_fd);
+/* A lock over all tasks of the restore, for steps that must not overlap (a name bound for a moment). */
+void restore_lock(struct restore *restore);
+void restore_unlock(struct restore *restore);
+/* Takes on the effective ids of the task's credentials (SO_PEERCRED, file owners) and gives them back. */
+int restore_assume_identity(struct restore *restore, uint32_t euid, uint32_t egid);
+void restore_drop_identity(struct restore *restore);
