@@ -12,7 +12,7 @@
  */
 #include "blob/wire.h"
 
-enum { NUMBER_READ = 0, NUMBER_WRITE = 1, NUMBER_EXIT_GROUP = 231, ERROR_RANGE = 4095, ERROR_INTERRUPTED = 4 };
+enum { NUMBER_READ = 0, NUMBER_WRITE = 1, NUMBER_CLOSE = 3, NUMBER_EXIT_GROUP = 231, ERROR_RANGE = 4095, ERROR_INTERRUPTED = 4 };
 
 static inline __attribute__((always_inline)) int64_t call(uint64_t number, const int64_t *args)
 {
@@ -79,8 +79,12 @@ __attribute__((noreturn, used, section(".text.entry"))) void blob_main(struct bl
 	args[2] = 1;
 	while (call(NUMBER_READ, args) == -ERROR_INTERRUPTED)
 		;
-	if (run->leave)
+	if (run->leave) {
+		/* The other threads are in their read already and keep the socket until it returns. */
+		if (run->id == 0)
+			call(NUMBER_CLOSE, args);
 		((void (*)(void))run->leave)();
+	}
 	args[0] = 1;
 	for (;;)
 		call(NUMBER_EXIT_GROUP, args);

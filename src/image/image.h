@@ -56,6 +56,7 @@ extern const struct image_description image_descriptions[IMAGE_KIND_COUNT];
 #define PAGEMAP_IN_PARENT (1u << 0)
 #define PAGEMAP_LAZY (1u << 1)
 #define PAGEMAP_PRESENT (1u << 2)
+#define PAGEMAP_HUGE (1u << 9)   /* the range was backed by huge pages; older readers ignore the bit */
 #define PAGEMAP_SHARED (1u << 8) /* the pages are those of process source_pid at source_vaddr, in its own pagemap */
 
 struct image; /* one open image file */

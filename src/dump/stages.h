@@ -1,0 +1,26 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The stages of a dump, in order; dump.c runs them, each file holds one and says what holds on entry and exit. */
+#pragma once
+
+#include "model/dump.h"
+
+/*
+ * Every thread of every live task of the tree is seized and stopped, none is missing. On failure all are let go.
+ * Entry: nothing touched.
+ */
+int freeze_tree(struct dump *dump);
+/* Lets every seized thread go on (or stay stopped, as it was). Idempotent. */
+void thaw_tree(struct dump *dump);
+/* What /proc and ptrace tell from outside. Entry: frozen. */
+int collect_tree(struct dump *dump);
+/* Puts the interpreter into each process, runs the inspection programs. Entry: collected. Exit: injected. */
+int inspect_tree(struct dump *dump);
+/* Takes the interpreter out again. Idempotent; also after failures. */
+int release_injections(struct dump *dump);
+/* Descriptor tables to open files (dump/files.c). Entry: inspected (close-on-exec flags are known). */
+int dump_files(struct dump *dump);
+int finish_files(struct dump *dump);
+void release_files(struct dump *dump, bool tree_is_gone);
+/* The small images: inventory, pstree, core, ids, fs, mm, fdinfo, files, stats. Entry: everything is in memory. */
+int write_images(struct dump *dump);
+
