@@ -1,0 +1,358 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * One nftables table for each dump and network namespace, of family inet, made in process through libnftables.
+ *
+ * Its sets hold (remote address, remote port, local address, local port) of each locked connection, so thousands of
+ * them cost one hash lookup a packet and one transaction to add. Two chains drop what comes for them and what goes
+ * out from them. The chains hang at `input` and `output`, where the addresses are those that the sockets know, also
+ * behind address translation; and before connection tracking on the way out.
+ *
+ * While criu works, the table is "owned": the kernel ties it to the netlink socket of our nft context and removes it
+ * when that closes, however criu ends. So a killed dump cannot leave a program cut off. A lock that must stay (a tree
+ * left stopped) is written again without an owner, in one transaction, so that no packet slips through between.
+ *
+ * Packets with the mark NETWORK_LOCK_MARK pass: a restore makes packets of the peer by itself (tcp_stream.c).
+ */
+#include "kinds/fd/network_lock.h"
+
+#include <arpa/inet.h>
+#include <ctype.h>
+#include <fcntl.h>
+#include <nftables/libnftables.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/fd.h"
+#include "base/log.h"
+
+#define TABLE_PREFIX "criu-"
+#define RUN_ID_LENGTH 8
+
+struct network_lock {
+	struct nft_ctx *nft; /* its netlink socket owns the table */
+	char name[64];
+	char *comment;
+	struct connection *connections;
+	size_t count;
+};
+
+char *network_lock_name(const struct network_lock_owner *owner, char *buffer, size_t size)
+{
+	snprintf(buffer, size, TABLE_PREFIX "%d-%.*s", owner->root_pid, RUN_ID_LENGTH, owner->run_id);
+	return buffer;
+}
+
+char *connection_text(const struct connection *connection, char *buffer, size_t size)
+{
+	char local[INET6_ADDRSTRLEN], remote[INET6_ADDRSTRLEN];
+	const char *format = connection->family == AF_INET6 ? "[%s]:%u to [%s]:%u" : "%s:%u to %s:%u";
+
+	inet_ntop(connection->family, connection->local, local, sizeof(local));
+	inet_ntop(connection->family, connection->remote, remote, sizeof(remote));
+	snprintf(buffer, size, format, local, connection->local_port, remote, connection->remote_port);
+	return buffer;
+}
+
+bool connection_is_reverse(const struct connection *first, const struct connection *second)
+{
+	size_t address_size = first->family == AF_INET6 ? 16 : 4;
+
+	return first->family == second->family && first->local_port == second->remote_port &&
+	       first->remote_port == second->local_port && !memcmp(first->local, second->remote, address_size) &&
+	       !memcmp(first->remote, second->local, address_size);
+}
+
+/* The name of a table comes from the kernel: is it one that criu gives? */
+static bool is_lock_name(const char *name)
+{
+	size_t digits, run_id;
+
+	if (strncmp(name, TABLE_PREFIX, strlen(TABLE_PREFIX)))
+		return false;
+	name += strlen(TABLE_PREFIX);
+	digits = strspn(name, "0123456789");
+	if (!digits || name[digits] != '-')
+		return false;
+	run_id = strspn(name + digits + 1, "0123456789abcdef");
+	return run_id && !name[digits + 1 + run_id];
+}
+
+/* An nft context in the namespace: the netlink socket stays there. The calling thread returns to its own. */
+static int open_nft(int netns_fd, struct nft_ctx **ret_nft)
+{
+	_cleanup_fd_ int own_fd = -1;
+	struct nft_ctx *nft;
+
+	if (netns_fd >= 0) {
+		own_fd = open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC);
+		if (own_fd < 0 || setns(netns_fd, CLONE_NEWNET))
+			return -errno;
+	}
+	nft = nft_ctx_new(NFT_CTX_DEFAULT);
+	if (own_fd >= 0 && setns(own_fd, CLONE_NEWNET)) {
+		int error = errno;
+
+		if (nft)
+			nft_ctx_free(nft);
+		return -error;
+	}
+	if (!nft)
+		return -ENOMEM;
+	nft_ctx_buffer_output(nft);
+	nft_ctx_buffer_error(nft);
+	*ret_nft = nft;
+	return 0;
+}
+
+/* The first line of what libnftables has to say, without the position in our own text. */
+static void first_error(struct nft_ctx *nft, char *buffer, size_t size)
+{
+	const char *text = nft_ctx_get_error_buffer(nft);
+	const char *message = text ? strstr(text, "Error: ") : NULL;
+
+	snprintf(buffer, size, "%s", message ? message + strlen("Error: ") : "libnftables gives no reason");
+	buffer[strcspn(buffer, "\n")] = '\0';
+}
+
+static int fail_nft(struct failure *failure, struct nft_ctx *nft, const char *what)
+{
+	char cause[160];
+
+	first_error(nft, cause, sizeof(cause));
+	return fail(failure, EIO, "network-lock", NULL,
+		    "give criu CAP_NET_ADMIN and a kernel with nf_tables, or use --network-lock skip and keep the "
+		    "peers' packets away by other means",
+		    "%s through nftables: %s", what, cause);
+}
+
+static void write_elements(FILE *text, const struct network_lock *lock, int family)
+{
+	const char *separator = "";
+	size_t address_count = 0;
+
+	for (size_t i = 0; i < lock->count; i++) {
+		const struct connection *connection = &lock->connections[i];
+		char local[INET6_ADDRSTRLEN], remote[INET6_ADDRSTRLEN];
+
+		if (connection->family != family)
+			continue;
+		inet_ntop(family, connection->local, local, sizeof(local));
+		inet_ntop(family, connection->remote, remote, sizeof(remote));
+		if (!address_count++)
+			fprintf(text, "add element inet %s tcp%d { ", lock->name, family == AF_INET ? 4 : 6);
+		fprintf(text, "%s%s . %u . %s . %u", separator, remote, connection->remote_port, local,
+			connection->local_port);
+		separator = ", ";
+	}
+	if (address_count)
+		fprintf(text, " }\n");
+}
+
+/*
+ * The commands of one transaction: the old table and the new one change places for all packets at the same moment.
+ * When the owned table is made, "add" lets the "delete" work if there is none of an earlier criu yet; an owned one
+ * that is there cannot be "added" again.
+ */
+static char *table_text(const struct network_lock *lock, bool owned, unsigned int timeout_seconds)
+{
+	char timeout[64] = "";
+	char *buffer = NULL;
+	size_t size = 0;
+	FILE *text = open_memstream(&buffer, &size);
+
+	if (!text)
+		return NULL;
+	if (timeout_seconds)
+		snprintf(timeout, sizeof(timeout), "flags timeout; timeout %us; ", timeout_seconds);
+	if (owned)
+		fprintf(text, "add table inet %s\n", lock->name);
+	fprintf(text, "delete table inet %s\n", lock->name);
+	fprintf(text, "table inet %s {\n%s comment \"%s\"\n", lock->name, owned ? "flags owner;" : "", lock->comment);
+	fprintf(text, "set tcp4 { type ipv4_addr . inet_service . ipv4_addr . inet_service; %s}\n", timeout);
+	fprintf(text, "set tcp6 { type ipv6_addr . inet_service . ipv6_addr . inet_service; %s}\n", timeout);
+	fprintf(text,
+		"chain input { type filter hook input priority -450; meta mark 0x%x accept; "
+		"ip saddr . tcp sport . ip daddr . tcp dport @tcp4 drop; "
+		"ip6 saddr . tcp sport . ip6 daddr . tcp dport @tcp6 drop; }\n",
+		NETWORK_LOCK_MARK);
+	fprintf(text,
+		"chain output { type filter hook output priority -450; meta mark 0x%x accept; "
+		"ip daddr . tcp dport . ip saddr . tcp sport @tcp4 drop; "
+		"ip6 daddr . tcp dport . ip6 saddr . tcp sport @tcp6 drop; }\n}\n",
+		NETWORK_LOCK_MARK);
+	write_elements(text, lock, AF_INET);
+	write_elements(text, lock, AF_INET6);
+	if (fclose(text)) {
+		free(buffer);
+		return NULL;
+	}
+	return buffer;
+}
+
+static int run_table(struct failure *failure, struct network_lock *lock, bool owned, unsigned int timeout_seconds)
+{
+	_cleanup_free_ char *text = table_text(lock, owned, timeout_seconds);
+
+	if (!text)
+		return fail(failure, ENOMEM, "network-lock", NULL, NULL, "no memory for the rules");
+	if (nft_run_cmd_from_buffer(lock->nft, text))
+		return fail_nft(failure, lock->nft, "cannot lock the network");
+	return 0;
+}
+
+static void lock_free(struct network_lock *lock)
+{
+	if (lock->nft)
+		nft_ctx_free(lock->nft);
+	free(lock->comment);
+	free(lock->connections);
+	free(lock);
+}
+
+int network_lock_create(struct failure *failure, int netns_fd, const struct network_lock_owner *owner,
+			const struct connection *connections, size_t count, struct network_lock **ret_lock)
+{
+	struct network_lock *lock = xcalloc(1, sizeof(*lock));
+	int ret = open_nft(netns_fd, &lock->nft);
+
+	if (ret) {
+		lock_free(lock);
+		return fail_errno(failure, ret, "network-lock", NULL, NULL, "cannot use nftables");
+	}
+	network_lock_name(owner, lock->name, sizeof(lock->name));
+	lock->comment = xasprintf("pid %d started %lu run %.36s", owner->root_pid, owner->start_time, owner->run_id);
+	lock->connections = xmemdup(connections, count * sizeof(*connections));
+	lock->count = count;
+	ret = run_table(failure, lock, true, 0);
+	if (ret) {
+		lock_free(lock);
+		return ret;
+	}
+	log_info("network lock %s: %zu connections", lock->name, count);
+	*ret_lock = lock;
+	return 0;
+}
+
+int network_lock_keep(struct failure *failure, struct network_lock **lock, unsigned int timeout_seconds)
+{
+	int ret = run_table(failure, *lock, false, timeout_seconds);
+
+	if (ret)
+		return ret;
+	log_info("network lock %s stays", (*lock)->name);
+	lock_free(*lock);
+	*lock = NULL;
+	return 0;
+}
+
+void network_lock_drop(struct network_lock **lock)
+{
+	char command[96];
+
+	if (!*lock)
+		return;
+	/* Said, not left to the kernel: processes that were forked meanwhile may share the netlink socket. */
+	snprintf(command, sizeof(command), "delete table inet %s", (*lock)->name);
+	if (nft_run_cmd_from_buffer((*lock)->nft, command))
+		log_warn("network lock %s: cannot be removed: %s", (*lock)->name,
+			 nft_ctx_get_error_buffer((*lock)->nft));
+	lock_free(*lock);
+	*lock = NULL;
+}
+
+int network_lock_probe(struct failure *failure)
+{
+	struct nft_ctx *nft;
+	int ret = open_nft(-1, &nft);
+
+	if (ret)
+		return fail_errno(failure, ret, "network-lock", NULL, NULL, "cannot use nftables");
+	nft_ctx_set_dry_run(nft, true);
+	if (nft_run_cmd_from_buffer(nft, "table inet criu-probe { flags owner; set tcp4 { type ipv4_addr . "
+					 "inet_service . ipv4_addr . inet_service; }; chain input { type filter hook "
+					 "input priority -450; ip saddr . tcp sport . ip daddr . tcp dport @tcp4 "
+					 "drop; } }"))
+		ret = fail_nft(failure, nft, "cannot lock the network");
+	nft_ctx_free(nft);
+	return ret;
+}
+
+int network_unlock(const char *table)
+{
+	char command[96];
+	struct nft_ctx *nft;
+	int ret = open_nft(-1, &nft);
+
+	if (ret)
+		return ret;
+	snprintf(command, sizeof(command), "delete table inet %.64s", table);
+	if (nft_run_cmd_from_buffer(nft, command)) {
+		const char *text = nft_ctx_get_error_buffer(nft);
+
+		ret = text && strstr(text, strerror(ENOENT)) ? -ENOENT : -EPERM;
+	}
+	nft_ctx_free(nft);
+	return ret;
+}
+
+int network_lock_list(void (*found)(void *context, const char *name), void *context)
+{
+	_cleanup_free_ char *output = NULL;
+	char *line, *rest;
+	struct nft_ctx *nft;
+	int ret = open_nft(-1, &nft);
+
+	if (ret)
+		return ret;
+	if (nft_run_cmd_from_buffer(nft, "list tables inet")) {
+		nft_ctx_free(nft);
+		return -EIO;
+	}
+	output = xstrdup(nft_ctx_get_output_buffer(nft));
+	nft_ctx_free(nft);
+	for (line = strtok_r(output, "\n", &rest); line; line = strtok_r(NULL, "\n", &rest)) {
+		static const char prefix[] = "table inet ";
+		char *name = line + sizeof(prefix) - 1;
+
+		if (strncmp(line, prefix, sizeof(prefix) - 1))
+			continue;
+		name[strcspn(name, " ")] = '\0';
+		if (is_lock_name(name))
+			found(context, name);
+	}
+	return 0;
+}
+
+struct lock_removal {
+	char prefix[32];
+	struct failure *failure;
+	int error;
+};
+
+static void remove_found(void *context, const char *name)
+{
+	struct lock_removal *removal = context;
+	int ret;
+
+	if (strncmp(name, removal->prefix, strlen(removal->prefix)))
+		return;
+	ret = network_unlock(name);
+	if (ret && ret != -ENOENT)
+		removal->error = fail_errno(removal->failure, ret, "network-lock", name, NULL,
+					    "the network lock cannot be removed");
+}
+
+int network_lock_remove_for(pid_t root_pid, struct failure *failure)
+{
+	struct lock_removal removal = {.failure = failure};
+	int ret;
+
+	snprintf(removal.prefix, sizeof(removal.prefix), TABLE_PREFIX "%d-", root_pid);
+	ret = network_lock_list(remove_found, &removal);
+	if (ret)
+		return fail_errno(failure, ret, "network-lock", NULL, NULL, "the network locks cannot be listed");
+	return removal.error;
+}
