@@ -44,6 +44,7 @@ struct dump_fd {
 };
 
 struct dump_task {
+	size_t index;               /* in dump->tasks */
 	pid_t pid, ppid, pgid, sid; /* as criu's own pid namespace sees them */
 	struct dump_task *parent;   /* NULL for the root */
 	char comm[32];
@@ -74,6 +75,7 @@ struct dump_file {
 	struct stat stat;
 	int flags;
 	uint64_t position;
+	int kept_fd;             /* our own descriptor, for files that no table holds; -1 = none */
 };
 
 struct dump {
@@ -85,10 +87,12 @@ struct dump {
 	size_t task_count;
 	struct dump_file **files; /* files[i]->id == i + 1 */
 	size_t file_count, file_capacity;
+	struct known_files *mapped_files; /* look-ups of mapped files (kinds/mem/file.c) */
 	struct file_index *file_index; /* finds the open file description of a descriptor (dump/files.c) */
 	void **kind_states;       /* one pointer per row of fd_kinds, owned by the kind */
 	DumpStatsEntry stats;
 	char run_id[37];          /* inventory_entry.dump_criu_run_id */
+	uint32_t last_pages_id;   /* of the last pages-<id>.img */
 	uint32_t next_object_id;  /* for ids that only the images know (ghost files, memfd inodes …) */
 	bool network_locked;      /* some connection is locked: thaw and failure must unlock */
 	bool only_explain;        /* nothing is written; blockers are reported through options->blocker */
