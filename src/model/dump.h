@@ -96,6 +96,7 @@ struct dump {
 	uint32_t next_object_id;  /* for ids that only the images know (ghost files, memfd inodes …) */
 	bool network_locked;      /* some connection is locked: thaw and failure must unlock */
 	bool only_explain;        /* nothing is written; blockers are reported through options->blocker */
+	size_t blocker_count;     /* that were reported */
 };
 
 /* "task 41 (redis-server)" for failures. Returns a string in the arena. */

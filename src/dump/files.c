@@ -1,0 +1,246 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * From descriptor tables to open files.
+ *
+ * Entry: inspected. Each descriptor is taken with pidfd_getfd, looked at, and given to the first kind that knows it,
+ * once per open file description. Whether two descriptors are the same description is asked with kcmp, which also
+ * orders them: candidates (same device, inode, flags and position) lie in sorted buckets, so that ten thousand
+ * descriptors of one inode cost n log n calls. Descriptors of ours are closed at once: their number is limited.
+ */
+#include <fcntl.h>
+#include <linux/kcmp.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <uthash.h>
+
+#include "base/fd.h"
+#include "dump/stages.h"
+#include "kinds/fd/fd_kind.h"
+
+#ifndef F_GETOWNER_UIDS
+#define F_GETOWNER_UIDS 17
+#endif
+
+struct bucket {
+	struct {
+		uint64_t device, inode, position, flags;
+	} key;
+	struct dump_file **files; /* in the order of kcmp */
+	size_t count, capacity;
+	UT_hash_handle hh;
+};
+
+struct file_index {
+	struct bucket *buckets;
+};
+
+static struct bucket *find_bucket(struct dump *dump, const struct target_fd *target)
+{
+	struct bucket *bucket, *wanted = arena_alloc(&dump->arena, sizeof(*wanted));
+
+	if (!dump->file_index)
+		dump->file_index = arena_alloc(&dump->arena, sizeof(*dump->file_index));
+	wanted->key.device = target->stat.st_dev;
+	wanted->key.inode = target->stat.st_ino;
+	wanted->key.position = target->position;
+	wanted->key.flags = target->flags;
+	HASH_FIND(hh, dump->file_index->buckets, &wanted->key, sizeof(wanted->key), bucket);
+	if (bucket)
+		return bucket;
+	HASH_ADD(hh, dump->file_index->buckets, key, sizeof(wanted->key), wanted);
+	return wanted;
+}
+
+/* Where kcmp finds a file: in a task's table, or in ours. */
+static void kcmp_place(const struct dump_file *file, pid_t *ret_pid, int *ret_number)
+{
+	*ret_pid = file->kept_fd >= 0 ? getpid() : file->task->pid;
+	*ret_number = file->kept_fd >= 0 ? file->kept_fd : file->number;
+}
+
+/* Returns 0 with the known file, or its place in the bucket and NULL; or a failure. */
+static int search_bucket(struct dump *dump, struct bucket *bucket, pid_t pid, int number, size_t *ret_place,
+			 struct dump_file **ret_file)
+{
+	size_t low = 0, high = bucket->count;
+
+	*ret_file = NULL;
+	while (low < high) {
+		size_t middle = (low + high) / 2;
+		pid_t other_pid;
+		int other_number;
+		kcmp_place(bucket->files[middle], &other_pid, &other_number);
+		int order = syscall(SYS_kcmp, pid, other_pid, KCMP_FILE, number, other_number);
+		if (order < 0)
+			return fail_errno(&dump->failure, errno, "fd-kcmp", NULL, "the kernel needs CONFIG_KCMP",
+					  "cannot compare descriptors");
+		if (order == 0) {
+			*ret_file = bucket->files[middle];
+			return 0;
+		}
+		if (order == 1)
+			high = middle;
+		else
+			low = middle + 1;
+	}
+	*ret_place = low;
+	return 0;
+}
+
+static void insert(struct bucket *bucket, size_t place, struct dump_file *file)
+{
+	ARRAY_GROW(bucket->files, bucket->count, bucket->capacity);
+	memmove(&bucket->files[place + 1], &bucket->files[place], (bucket->count - place) * sizeof(*bucket->files));
+	bucket->files[place] = file;
+	bucket->count++;
+}
+
+static FownEntry *read_owner(struct dump *dump, int fd)
+{
+	FownEntry *fown = arena_message(&dump->arena, FownEntry, fown_entry);
+	struct f_owner_ex owner;
+	uint32_t uids[2];
+
+	int signal = fcntl(fd, F_GETSIG);
+	fown->signum = signal > 0 ? signal : 0;
+	if (fcntl(fd, F_GETOWN_EX, &owner) < 0 || !owner.pid)
+		return fown;
+	fown->pid_type = owner.type;
+	fown->pid = owner.pid;
+	if (!fcntl(fd, F_GETOWNER_UIDS, uids)) {
+		fown->uid = uids[0];
+		fown->euid = uids[1];
+	}
+	return fown;
+}
+
+static int look_at(struct dump *dump, struct target_fd *target, char *link, size_t link_size)
+{
+	char path[48];
+
+	target->flags = fcntl(target->fd, F_GETFL);
+	if (target->flags < 0 || fstat(target->fd, &target->stat) < 0)
+		return fail_errno(&dump->failure, errno, "fd-stat", NULL, NULL, "cannot look at the descriptor");
+	off_t position = S_ISREG(target->stat.st_mode) || S_ISDIR(target->stat.st_mode) ||
+					 S_ISBLK(target->stat.st_mode) || S_ISCHR(target->stat.st_mode)
+				 ? lseek(target->fd, 0, SEEK_CUR)
+				 : 0;
+	target->position = position < 0 ? 0 : position;
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", target->fd);
+	ssize_t length = readlink(path, link, link_size - 1);
+	if (length < 0)
+		return fail_errno(&dump->failure, errno, "fd-link", NULL, NULL, "cannot read the descriptor's link");
+	link[length] = '\0';
+	target->link = link;
+	return 0;
+}
+
+static int dump_with_kind(struct dump *dump, struct target_fd *target)
+{
+	struct dump_file *file = target->file;
+
+	for (const struct fd_kind *const *kind = fd_kinds; *kind; kind++) {
+		if (!(*kind)->match(target))
+			continue;
+		file->kind = *kind;
+		file->entry->type = (*kind)->type;
+		target->fown = read_owner(dump, target->fd);
+		return (*kind)->dump(dump, target, file->entry);
+	}
+	return fail(&dump->failure, EOPNOTSUPP, "fd-unsupported", NULL, NULL, "\"%s\" is of an unknown kind",
+		    target->link);
+}
+
+int dump_file_identify(struct dump *dump, struct dump_task *task, int number, int fd, struct dump_file **ret_file)
+{
+	struct target_fd target = {.task = task, .number = number, .fd = fd};
+	char link[4096];
+	size_t place;
+	int error = look_at(dump, &target, link, sizeof(link));
+
+	if (error < 0)
+		return error;
+	struct bucket *bucket = find_bucket(dump, &target);
+	error = search_bucket(dump, bucket, number >= 0 ? task->pid : getpid(), number >= 0 ? number : fd, &place,
+			      ret_file);
+	if (error < 0 || *ret_file)
+		return error;
+	struct dump_file *file = dump_file_add(dump, NULL);
+	file->task = task;
+	file->number = number;
+	file->stat = target.stat;
+	file->flags = target.flags;
+	file->position = target.position;
+	/* In no table: the copy that kcmp and later readers need is ours. */
+	if (number < 0) {
+		file->kept_fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+		if (file->kept_fd < 0)
+			return fail_errno(&dump->failure, errno, "fd-get", NULL, NULL, "cannot keep a descriptor");
+	}
+	insert(bucket, place, file);
+	target.file = file;
+	error = dump_with_kind(dump, &target);
+	if (error < 0)
+		return error;
+	*ret_file = file;
+	return 0;
+}
+
+static int dump_table(struct dump *dump, struct dump_task *task)
+{
+	for (size_t i = 0; i < task->fd_count; i++) {
+		_cleanup_fd_ int fd = syscall(SYS_pidfd_getfd, task->pidfd, task->fds[i].number, 0);
+		int error = fd < 0 ? fail_errno(&dump->failure, errno, "fd-get", NULL, NULL,
+						"cannot take a copy of the descriptor")
+				   : dump_file_identify(dump, task, task->fds[i].number, fd, &task->fds[i].file);
+		if (error < 0) {
+			fail_in(&dump->failure, "%s", dump_fd_name(dump, task, task->fds[i].number));
+			error = dump_blocked(dump);
+		}
+		if (error < 0)
+			return error;
+	}
+	return 0;
+}
+
+int dump_files(struct dump *dump)
+{
+	for (size_t i = 0; i < dump->task_count; i++) {
+		int error = dump_table(dump, dump->tasks[i]);
+		if (error < 0)
+			return error;
+	}
+	return 0;
+}
+
+int finish_files(struct dump *dump)
+{
+	for (const struct fd_kind *const *kind = fd_kinds; *kind; kind++) {
+		int error = (*kind)->dump_finish ? (*kind)->dump_finish(dump) : 0;
+		if (error < 0)
+			error = dump_blocked(dump);
+		if (error < 0)
+			return error;
+	}
+	return 0;
+}
+
+void release_files(struct dump *dump, bool tree_is_gone)
+{
+	struct bucket *bucket, *next;
+
+	for (const struct fd_kind *const *kind = fd_kinds; *kind; kind++)
+		if ((*kind)->dump_release)
+			(*kind)->dump_release(dump, tree_is_gone);
+	for (size_t i = 0; i < dump->file_count; i++)
+		close_fd_pointer(&dump->files[i]->kept_fd);
+	free(dump->files);
+	dump->files = NULL;
+	dump->file_count = dump->file_capacity = 0;
+	if (!dump->file_index)
+		return;
+	HASH_ITER(hh, dump->file_index->buckets, bucket, next) {
+		HASH_DEL(dump->file_index->buckets, bucket);
+		free(bucket->files);
+	}
+}

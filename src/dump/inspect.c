@@ -1,0 +1,223 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What only a task itself can tell: one program in each thread, all threads of the tree at once.
+ *
+ * Entry: collected. Exit: every thread stands again with its own registers; cores, close-on-exec flags and the heap's
+ * end are known. The interpreter stays in the processes until release_injections(), for kinds that need more.
+ */
+#include <fcntl.h>
+#include <string.h>
+#include <sys/syscall.h>
+
+#include "base/fd.h"
+#include "dump/stages.h"
+#include "inject/injection.h"
+#include "kernel/proc.h"
+#include "kinds/mem/memory.h"
+#include "kinds/task/registers.h"
+#include "kinds/task/task_kind.h"
+
+enum {
+	LEADER_BYTES = 48 * 1024,
+	THREAD_BYTES = 4 * 1024,
+};
+
+/* What one thread was asked. */
+struct inspection {
+	struct program *program;
+	void **task_states, **thread_states; /* by row of task_kinds */
+	size_t first_fd_step, brk_step;
+};
+
+struct inspected_task {
+	struct inspection *threads;
+};
+
+static int list_descriptors(struct dump *dump, struct dump_task *task)
+{
+	_cleanup_free_ int *numbers = NULL;
+	int error = proc_list_numbers(task->proc_dirfd, "fd", &numbers, &task->fd_count);
+
+	if (error < 0)
+		return fail_errno(&dump->failure, error, "task-fds", dump_task_name(dump, task), NULL,
+				  "cannot list its descriptors");
+	task->fds = arena_alloc(&dump->arena, task->fd_count * sizeof(*task->fds));
+	for (size_t i = 0; i < task->fd_count; i++)
+		task->fds[i].number = numbers[i];
+	return 0;
+}
+
+static int open_injection(struct dump *dump, struct dump_task *task)
+{
+	_cleanup_free_ pid_t *tids = xcalloc(task->thread_count, sizeof(*tids));
+	struct injection_target target = {
+		.pid = task->pid,
+		.pidfd = task->pidfd,
+		.proc_dirfd = task->proc_dirfd,
+		.tids = tids,
+		.thread_count = task->thread_count,
+		.leader_bytes = LEADER_BYTES + task->fd_count * sizeof(struct blob_step),
+		.thread_bytes = THREAD_BYTES,
+	};
+
+	for (size_t i = 0; i < task->thread_count; i++)
+		tids[i] = task->threads[i].tid;
+	memory_find_vdso(task, &target.vdso_start, &target.vdso_end);
+	int error = injection_open(&dump->failure, &target, &task->injection);
+	return error ? fail_in(&dump->failure, "%s", dump_task_name(dump, task)) : 0;
+}
+
+/* The leader's own questions: the end of the heap, and each descriptor's flag (a stat and a read less per file). */
+static void ask_leader(struct dump_task *task, struct inspection *inspection)
+{
+	inspection->brk_step = PROGRAM_CALL(inspection->program, SYS_brk, 0);
+	inspection->first_fd_step = inspection->brk_step + 1;
+	for (size_t i = 0; i < task->fd_count; i++)
+		PROGRAM_CALL(inspection->program, SYS_fcntl, task->fds[i].number, F_GETFD);
+}
+
+static int compose(struct dump *dump, struct dump_thread *thread, struct inspection *inspection, bool leader)
+{
+	size_t row = 0;
+
+	inspection->task_states = xcalloc(task_kind_count(), sizeof(void *));
+	inspection->thread_states = xcalloc(task_kind_count(), sizeof(void *));
+	for (const struct task_kind *const *kind = task_kinds; *kind; kind++, row++) {
+		int error = 0;
+		if (leader && (*kind)->inspect)
+			error = (*kind)->inspect(dump, thread->task, inspection->program,
+						 &inspection->task_states[row]);
+		if (!error && (*kind)->inspect_thread)
+			error = (*kind)->inspect_thread(dump, thread, inspection->program,
+							&inspection->thread_states[row]);
+		if (error < 0)
+			return error;
+	}
+	if (leader)
+		ask_leader(thread->task, inspection);
+	return 0;
+}
+
+static int start_task(struct dump *dump, struct dump_task *task, struct inspected_task *inspected)
+{
+	inspected->threads = xcalloc(task->thread_count, sizeof(*inspected->threads));
+	int error = list_descriptors(dump, task);
+	if (!error)
+		error = open_injection(dump, task);
+	for (size_t i = 0; i < task->thread_count && !error; i++) {
+		struct inspection *inspection = &inspected->threads[i];
+		inspection->program = injection_program(task->injection, i);
+		error = compose(dump, &task->threads[i], inspection, i == 0);
+		if (!error)
+			error = injection_start(&dump->failure, task->injection, i, inspection->program);
+	}
+	return error;
+}
+
+static int evaluate_thread(struct dump *dump, struct dump_thread *thread, const struct inspection *inspection,
+			   bool leader)
+{
+	size_t row = 0;
+
+	for (const struct task_kind *const *kind = task_kinds; *kind; kind++, row++) {
+		int error = 0;
+		if (leader && (*kind)->inspected)
+			error = (*kind)->inspected(dump, thread->task, inspection->program,
+						   inspection->task_states[row]);
+		if (!error && (*kind)->inspected_thread)
+			error = (*kind)->inspected_thread(dump, thread, inspection->program,
+							  inspection->thread_states[row]);
+		if (error < 0)
+			error = dump_blocked(dump);
+		if (error < 0)
+			return error;
+	}
+	return 0;
+}
+
+static void keep_mask(struct dump_thread *thread, uint64_t blocked, bool leader)
+{
+	if (leader) {
+		thread->core->tc->blk_sigset = blocked;
+	} else {
+		thread->core->thread_core->has_blk_sigset = true;
+		thread->core->thread_core->blk_sigset = blocked;
+	}
+}
+
+static int evaluate_task(struct dump *dump, struct dump_task *task, struct inspected_task *inspected)
+{
+	const struct inspection *leader = &inspected->threads[0];
+
+	task->mm->mm_brk = program_result(leader->program, leader->brk_step);
+	for (size_t i = 0; i < task->fd_count; i++)
+		task->fds[i].close_on_exec = program_result(leader->program, leader->first_fd_step + i) & FD_CLOEXEC;
+	for (size_t i = 0; i < task->thread_count; i++) {
+		struct dump_thread *thread = &task->threads[i];
+		const struct thread_context *context = injection_context(task->injection, i);
+		int error = evaluate_thread(dump, thread, &inspected->threads[i], i == 0);
+		if (error < 0)
+			return error;
+		keep_mask(thread, context->blocked, i == 0);
+		error = registers_dump(dump, thread, context);
+		if (error < 0)
+			error = dump_blocked(dump);
+		if (error < 0)
+			return error;
+	}
+	return 0;
+}
+
+static void free_inspections(struct dump *dump, struct inspected_task *tasks)
+{
+	for (size_t i = 0; i < dump->task_count; i++) {
+		for (size_t t = 0; tasks[i].threads && t < dump->tasks[i]->thread_count; t++) {
+			program_free(tasks[i].threads[t].program);
+			free(tasks[i].threads[t].task_states);
+			free(tasks[i].threads[t].thread_states);
+		}
+		free(tasks[i].threads);
+	}
+}
+
+int inspect_tree(struct dump *dump)
+{
+	_cleanup_free_ struct inspected_task *tasks = xcalloc(dump->task_count, sizeof(*tasks));
+	int error = 0;
+
+	for (size_t i = 0; i < dump->task_count && !error; i++)
+		if (dump->tasks[i]->state != TASK_STATE_DEAD)
+			error = start_task(dump, dump->tasks[i], &tasks[i]);
+	/* What was started is waited for in any case: no thread may be left in the middle of a program. */
+	for (size_t i = 0; i < dump->task_count; i++) {
+		struct dump_task *task = dump->tasks[i];
+		if (!task->injection)
+			continue;
+		struct failure failure = {};
+		int waited = injection_wait(&failure, task->injection);
+		if (waited && !error) {
+			dump->failure = failure;
+			error = fail_in(&dump->failure, "%s", dump_task_name(dump, task));
+		}
+		if (!error)
+			error = evaluate_task(dump, task, &tasks[i]);
+	}
+	free_inspections(dump, tasks);
+	return error;
+}
+
+int release_injections(struct dump *dump)
+{
+	int result = 0;
+
+	for (size_t i = 0; i < dump->task_count; i++) {
+		struct failure failure = {};
+		int error = injection_close(&failure, TAKE_POINTER(dump->tasks[i]->injection));
+		if (error && !result) {
+			result = error;
+			if (!failure_is_set(&dump->failure))
+				dump->failure = failure;
+		}
+	}
+	return result;
+}

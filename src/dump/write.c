@@ -1,0 +1,178 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The small images. Everything they say is in memory; nothing here needs the tree to stand still.
+ */
+#include <string.h>
+#include <sys/random.h>
+#include <time.h>
+
+#include "dump/stages.h"
+#include "kinds/mem/memory.h"
+
+#include "inventory.pb-c.h"
+#include "pstree.pb-c.h"
+#include "timens.pb-c.h"
+
+/* Ids of criu's own namespaces, which the tree shares. */
+enum { NS_PID = 1, NS_NET, NS_IPC, NS_UTS, NS_TIME, NS_MNT, NS_USER, NS_CGROUP };
+
+static int write_one(struct dump *dump, enum image_kind kind, uint64_t id, const ProtobufCMessage *message)
+{
+	struct image *image;
+	int error = image_create(dump->images_dirfd, &dump->failure, kind, id, &image);
+
+	if (error < 0)
+		return error;
+	image_write(image, message);
+	return image_close(&image);
+}
+
+static TaskKobjIdsEntry *task_ids(struct dump *dump, uint32_t id)
+{
+	TaskKobjIdsEntry *ids = arena_message(&dump->arena, TaskKobjIdsEntry, task_kobj_ids_entry);
+
+	ids->vm_id = ids->files_id = ids->fs_id = ids->sighand_id = id;
+	ids->has_pid_ns_id = ids->has_net_ns_id = ids->has_ipc_ns_id = ids->has_uts_ns_id = ids->has_mnt_ns_id =
+		ids->has_user_ns_id = ids->has_cgroup_ns_id = ids->has_time_ns_id = true;
+	ids->pid_ns_id = NS_PID;
+	ids->net_ns_id = NS_NET;
+	ids->ipc_ns_id = NS_IPC;
+	ids->uts_ns_id = NS_UTS;
+	ids->mnt_ns_id = NS_MNT;
+	ids->user_ns_id = NS_USER;
+	ids->cgroup_ns_id = NS_CGROUP;
+	ids->time_ns_id = NS_TIME;
+	return ids;
+}
+
+static int write_inventory(struct dump *dump)
+{
+	InventoryEntry inventory = INVENTORY_ENTRY__INIT;
+	PluginsEntry plugins = PLUGINS_ENTRY__INIT;
+	struct timespec uptime;
+
+	clock_gettime(CLOCK_BOOTTIME, &uptime);
+	inventory.img_version = memory_has_shared_runs(dump) ? IMAGE_VERSION_SHARED_PAGES : IMAGE_VERSION_1_1;
+	inventory.has_fdinfo_per_id = inventory.fdinfo_per_id = true;
+	inventory.has_ns_per_id = inventory.ns_per_id = true;
+	inventory.root_ids = task_ids(dump, 1);
+	inventory.has_root_cg_set = true;
+	inventory.root_cg_set = 1;
+	inventory.has_lsmtype = true;
+	inventory.lsmtype = LSMTYPE__NO_LSM;
+	inventory.has_network_lock_method = true;
+	inventory.network_lock_method = 0;
+	inventory.plugins_entry = &plugins;
+	inventory.dump_criu_run_id = dump->run_id;
+	if (dump->options->tcp_close)
+		inventory.has_tcp_close = inventory.tcp_close = true;
+	return write_one(dump, IMAGE_INVENTORY, 0, &inventory.base);
+}
+
+static int write_tree(struct dump *dump)
+{
+	struct image *image;
+	int error = image_create(dump->images_dirfd, &dump->failure, IMAGE_PSTREE, 0, &image);
+
+	if (error < 0)
+		return error;
+	for (size_t i = 0; i < dump->task_count; i++) {
+		struct dump_task *task = dump->tasks[i];
+		PstreeEntry entry = PSTREE_ENTRY__INIT;
+		size_t count = task->thread_count ? task->thread_count : 1;
+		uint32_t *threads = arena_alloc(&dump->arena, count * sizeof(*threads));
+		for (size_t t = 0; t < task->thread_count; t++)
+			threads[t] = task->threads[t].tid;
+		entry.pid = task->pid;
+		entry.ppid = task->parent ? task->parent->pid : 0;
+		entry.pgid = task->pgid;
+		entry.sid = task->sid;
+		entry.n_threads = count;
+		entry.threads = threads;
+		entry.has_start_time = true;
+		entry.start_time = task->start_time;
+		image_write(image, &entry.base);
+	}
+	return image_close(&image);
+}
+
+static int write_descriptors(struct dump *dump, struct dump_task *task)
+{
+	struct image *image;
+	int error = image_create(dump->images_dirfd, &dump->failure, IMAGE_FDINFO, task->files_id, &image);
+
+	if (error < 0)
+		return error;
+	for (size_t i = 0; i < task->fd_count; i++) {
+		FdinfoEntry entry = FDINFO_ENTRY__INIT;
+		entry.id = task->fds[i].file->id;
+		entry.flags = task->fds[i].close_on_exec;
+		entry.type = task->fds[i].file->entry->type;
+		entry.fd = task->fds[i].number;
+		image_write(image, &entry.base);
+	}
+	return image_close(&image);
+}
+
+static int write_task(struct dump *dump, struct dump_task *task)
+{
+	int error = write_one(dump, IMAGE_CORE, task->pid, &task->core->base);
+
+	if (error || task->state == TASK_STATE_DEAD)
+		return error;
+	for (size_t i = 1; i < task->thread_count && !error; i++)
+		error = write_one(dump, IMAGE_CORE, task->threads[i].tid, &task->threads[i].core->base);
+	if (!error)
+		error = write_one(dump, IMAGE_IDS, task->pid, &task_ids(dump, task->files_id)->base);
+	if (!error)
+		error = write_one(dump, IMAGE_MM, task->pid, &task->mm->base);
+	if (!error && task->fs)
+		error = write_one(dump, IMAGE_FS, task->pid, &task->fs->base);
+	return error ? error : write_descriptors(dump, task);
+}
+
+static int write_files(struct dump *dump)
+{
+	struct image *image;
+	int error = image_create(dump->images_dirfd, &dump->failure, IMAGE_FILES, 0, &image);
+
+	if (error < 0)
+		return error;
+	for (size_t i = 0; i < dump->file_count; i++)
+		image_write(image, &dump->files[i]->entry->base);
+	return image_close(&image);
+}
+
+/* What the clocks showed, so that they do not jump back on another machine. */
+static int write_clocks(struct dump *dump)
+{
+	TimensEntry entry = TIMENS_ENTRY__INIT;
+	Timespec monotonic = TIMESPEC__INIT, boottime = TIMESPEC__INIT;
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	monotonic.tv_sec = now.tv_sec;
+	monotonic.tv_nsec = now.tv_nsec;
+	clock_gettime(CLOCK_BOOTTIME, &now);
+	boottime.tv_sec = now.tv_sec;
+	boottime.tv_nsec = now.tv_nsec;
+	entry.monotonic = &monotonic;
+	entry.boottime = &boottime;
+	return write_one(dump, IMAGE_TIMENS, 0, &entry.base);
+}
+
+int write_images(struct dump *dump)
+{
+	int error = 0;
+
+	for (size_t i = 0; i < dump->task_count && !error; i++)
+		error = write_task(dump, dump->tasks[i]);
+	if (!error)
+		error = write_files(dump);
+	if (!error)
+		error = write_tree(dump);
+	if (!error)
+		error = write_clocks(dump);
+	/* Last: a directory with an inventory is a complete dump. */
+	return error ? error : write_inventory(dump);
+}
