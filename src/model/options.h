@@ -68,3 +68,10 @@ struct restore_options {
 	void (*progress)(void *context, const struct progress *progress);
 	void *context;
 };
+
+/* A tree that a dump left stopped (`criu kill`, `criu resume`). */
+struct stopped_options {
+	pid_t pid;              /* root of the tree */
+	int images_dirfd;       /* the dump it must be the tree of; -1 = not given */
+	unsigned timeout_seconds; /* for the tasks to end or run again; 0 = wait for ever */
+};
