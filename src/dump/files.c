@@ -227,16 +227,21 @@ int finish_files(struct dump *dump)
 
 void release_files(struct dump *dump, bool tree_is_gone)
 {
-	struct bucket *bucket, *next;
-
+	if (dump->files_released)
+		return;
+	dump->files_released = true;
 	for (const struct fd_kind *const *kind = fd_kinds; *kind; kind++)
 		if ((*kind)->dump_release)
 			(*kind)->dump_release(dump, tree_is_gone);
+}
+
+void free_files(struct dump *dump)
+{
+	struct bucket *bucket, *next;
+
 	for (size_t i = 0; i < dump->file_count; i++)
 		close_fd_pointer(&dump->files[i]->kept_fd);
 	free(dump->files);
-	dump->files = NULL;
-	dump->file_count = dump->file_capacity = 0;
 	if (!dump->file_index)
 		return;
 	HASH_ITER(hh, dump->file_index->buckets, bucket, next) {

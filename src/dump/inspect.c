@@ -104,6 +104,7 @@ static int start_task(struct dump *dump, struct dump_task *task, struct inspecte
 	int error = list_descriptors(dump, task);
 	if (!error)
 		error = open_injection(dump, task);
+	dump_stage(dump, "injected");
 	for (size_t i = 0; i < task->thread_count && !error; i++) {
 		struct inspection *inspection = &inspected->threads[i];
 		inspection->program = injection_program(task->injection, i);
@@ -188,6 +189,7 @@ int inspect_tree(struct dump *dump)
 	for (size_t i = 0; i < dump->task_count && !error; i++)
 		if (dump->tasks[i]->state != TASK_STATE_DEAD)
 			error = start_task(dump, dump->tasks[i], &tasks[i]);
+	dump_stage(dump, "inspecting");
 	/* What was started is waited for in any case: no thread may be left in the middle of a program. */
 	for (size_t i = 0; i < dump->task_count; i++) {
 		struct dump_task *task = dump->tasks[i];

@@ -4,6 +4,9 @@
 
 #include "model/dump.h"
 
+/* Marks the begin of what follows: for the log, and for tests that let criu die here. */
+void dump_stage(struct dump *dump, const char *name);
+
 /*
  * Every thread of every live task of the tree is seized and stopped, none is missing. On failure all are let go.
  * Entry: nothing touched.
@@ -20,7 +23,10 @@ int release_injections(struct dump *dump);
 /* Descriptor tables to open files (dump/files.c). Entry: inspected (close-on-exec flags are known). */
 int dump_files(struct dump *dump);
 int finish_files(struct dump *dump);
+/* Undoes what the kinds changed outside (network lock, repair mode). Idempotent. */
 void release_files(struct dump *dump, bool tree_is_gone);
+/* Frees the tables of open files; their entries live in the arena. */
+void free_files(struct dump *dump);
 /* The small images: inventory, pstree, core, ids, fs, mm, fdinfo, files, stats. Entry: everything is in memory. */
 int write_images(struct dump *dump);
 

@@ -94,6 +94,7 @@ struct dump {
 	char run_id[37];          /* inventory_entry.dump_criu_run_id */
 	uint32_t last_pages_id;   /* of the last pages-<id>.img */
 	uint32_t next_object_id;  /* for ids that only the images know (ghost files, memfd inodes …) */
+	bool files_released;      /* the kinds have undone what they changed outside */
 	bool network_locked;      /* some connection is locked: thaw and failure must unlock */
 	bool only_explain;        /* nothing is written; blockers are reported through options->blocker */
 	size_t blocker_count;     /* that were reported */

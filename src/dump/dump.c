@@ -1,0 +1,414 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The dump, in one look:
+ *
+ *     freeze → collect → inspect → describe memory and files → write pages → take the interpreter out
+ *            → write the small images → let run / leave stopped / kill
+ *
+ * At any instant criu may fail or be killed, and the tree must run on. Stops are ptrace stops, which end with the
+ * tracer; what is inside the tasks undoes itself (inject/injection.h); a complete dump is told by inventory.img,
+ * which is removed first and written last.
+ */
+#include "dump/dump.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/ptrace.h>
+#include <sys/stat.h>
+#include <time.h>
+
+#include "base/fd.h"
+#include "base/log.h"
+#include "dump/stages.h"
+#include "inject/ptrace.h"
+#include "kernel/proc.h"
+#include "kinds/fd/file_lock.h"
+#include "kinds/fd/regular.h"
+#include "kinds/mem/memory.h"
+#include "model/action_script.h"
+
+const char *const dump_stages[] = {"start",	"frozen",  "collected",	 "injected", "inspecting", "inspected", "described",
+				   "memory",	"scanned", "pages",	 "released", "written",	   "ending",	NULL};
+
+enum { KERNEL_THREAD_FLAG = 0x00200000 };
+
+void dump_stage(struct dump *dump, const char *name)
+{
+	log_debug("stage %s", name);
+	if (dump->options->die_at && !strcmp(dump->options->die_at, name))
+		kill(getpid(), SIGKILL);
+}
+
+static uint64_t now_us(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000;
+}
+
+static bool is_ancestor(pid_t pid)
+{
+	for (pid_t at = getpid(); at > 0;) {
+		struct proc_stat stat;
+		if (at == pid)
+			return true;
+		_cleanup_fd_ int fd = proc_open(at);
+		if (fd < 0 || proc_read_stat(fd, "stat", &stat) < 0)
+			return false;
+		at = stat.ppid;
+	}
+	return false;
+}
+
+static int check_pid(struct dump *dump)
+{
+	struct failure *failure = &dump->failure;
+	pid_t pid = dump->options->pid;
+	_cleanup_free_ char *status = NULL;
+	struct proc_stat stat;
+	char object[32];
+	_cleanup_fd_ int fd = proc_open(pid);
+
+	snprintf(object, sizeof(object), "process %d", pid);
+	if (fd < 0 || proc_read_stat(fd, "stat", &stat) < 0 || read_text_at(fd, "status", &status, NULL) < 0)
+		return fail(failure, ESRCH, "pid-missing", object, "look it up with ps or pgrep",
+			    "there is no such process");
+	const char *leader = proc_field(status, "Tgid");
+	if (leader && atoi(leader) != pid)
+		return fail(failure, EINVAL, "pid-thread", object, "give the process", "it is a thread of process %d",
+			    atoi(leader));
+	if (stat.flags & KERNEL_THREAD_FLAG)
+		return fail(failure, EINVAL, "pid-kernel", object, NULL, "it is a thread of the kernel (%s)", stat.comm);
+	if (is_ancestor(pid))
+		return fail(failure, EINVAL, "pid-ancestor", object, "run criu from outside the tree",
+			    pid == getpid() ? "it is criu itself" : "it is an ancestor of criu, which would stop itself");
+	if (stat.state == 'Z')
+		return fail(failure, ESRCH, "pid-dead", object, NULL, "it has ended and waits for its parent");
+	return 0;
+}
+
+/* ---- nothing new stays in the images directory after a failure ---- */
+
+struct directory_listing {
+	char **names;
+	size_t count, capacity;
+};
+
+static void list_directory(int dirfd, struct directory_listing *listing)
+{
+	_cleanup_dir_ DIR *directory = NULL;
+	struct dirent *entry;
+	int fd = openat(dirfd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+	directory = fd < 0 ? NULL : fdopendir(fd);
+	while (directory && (entry = readdir(directory))) {
+		ARRAY_GROW(listing->names, listing->count, listing->capacity);
+		listing->names[listing->count++] = xstrdup(entry->d_name);
+	}
+}
+
+static bool is_listed(const struct directory_listing *listing, const char *name)
+{
+	for (size_t i = 0; i < listing->count; i++)
+		if (!strcmp(listing->names[i], name))
+			return true;
+	return false;
+}
+
+static void free_listing(struct directory_listing *listing)
+{
+	for (size_t i = 0; i < listing->count; i++)
+		free(listing->names[i]);
+	free(listing->names);
+}
+
+static void remove_new_images(int dirfd, const struct directory_listing *before)
+{
+	struct directory_listing now = {};
+
+	list_directory(dirfd, &now);
+	for (size_t i = 0; i < now.count; i++) {
+		size_t length = strlen(now.names[i]);
+		if (length > 4 && !strcmp(now.names[i] + length - 4, ".img") && !is_listed(before, now.names[i]))
+			unlinkat(dirfd, now.names[i], 0);
+	}
+	free_listing(&now);
+}
+
+/* ---- the stages ---- */
+
+static int dump_exe(struct dump *dump, struct dump_task *task)
+{
+	_cleanup_free_ char *link = NULL;
+	_cleanup_fd_ int fd = openat(task->proc_dirfd, "exe", O_PATH | O_CLOEXEC);
+
+	if (fd < 0 || read_link_at(task->proc_dirfd, "exe", &link) < 0)
+		return fail_errno(&dump->failure, errno, "task-exe", dump_task_name(dump, task), NULL,
+				  "cannot open its program");
+	if (!regular_dump_fd(dump, task, fd, link, O_RDONLY, &task->mm->exe_file_id))
+		return 0;
+	fail_in(&dump->failure, "%s: its program", dump_task_name(dump, task));
+	return dump_blocked(dump);
+}
+
+static int describe(struct dump *dump)
+{
+	int error = 0;
+
+	for (size_t i = 0; i < dump->task_count && !error; i++) {
+		struct dump_task *task = dump->tasks[i];
+		if (task->state == TASK_STATE_DEAD)
+			continue;
+		error = dump_exe(dump, task);
+		if (!error)
+			error = memory_describe(dump, task);
+	}
+	if (!error)
+		error = dump_files(dump);
+	if (!error)
+		error = finish_files(dump);
+	if (!error) {
+		error = file_locks_dump(dump);
+		if (error < 0)
+			error = dump_blocked(dump);
+	}
+	return error;
+}
+
+static int write_memory(struct dump *dump)
+{
+	uint64_t begin = now_us();
+	int error = memory_scan(dump);
+
+	dump_stage(dump, "scanned");
+	if (!error && !dump->only_explain) {
+		uint64_t scanned = now_us();
+		error = memory_write(dump);
+		dump->stats.memwrite_time = now_us() - scanned;
+	}
+	dump->stats.memdump_time = now_us() - begin;
+	return error;
+}
+
+static int dump_frozen(struct dump *dump)
+{
+	dump_stage(dump, "frozen");
+	int error = collect_tree(dump);
+	dump_stage(dump, "collected");
+	if (!error)
+		error = inspect_tree(dump);
+	dump_stage(dump, "inspected");
+	if (!error)
+		error = describe(dump);
+	dump_stage(dump, "described");
+	if (!error)
+		error = write_memory(dump);
+	dump_stage(dump, "pages");
+	int released = release_injections(dump);
+	dump_stage(dump, "released");
+	return error ? error : released;
+}
+
+/* ---- the end of the tree ---- */
+
+/* All threads take part in a stop, so all are sent on and each reports it. */
+static int leave_stopped(struct dump *dump)
+{
+	for (size_t i = 0; i < dump->task_count; i++)
+		if (dump->tasks[i]->state == TASK_STATE_ALIVE)
+			kill(dump->tasks[i]->pid, SIGSTOP);
+	for (size_t i = 0; i < dump->task_count; i++)
+		for (size_t t = 0; dump->tasks[i]->state == TASK_STATE_ALIVE && t < dump->tasks[i]->thread_count; t++)
+			ptrace(PTRACE_CONT, dump->tasks[i]->threads[t].tid, 0, 0);
+	for (size_t i = 0; i < dump->task_count; i++)
+		for (size_t t = 0; dump->tasks[i]->state == TASK_STATE_ALIVE && t < dump->tasks[i]->thread_count; t++) {
+			int signal, stop;
+			pid_t tid = dump->tasks[i]->threads[t].tid;
+			while ((stop = thread_wait(tid, &signal)) != THREAD_STOP_GROUP && stop != THREAD_STOP_GONE)
+				if (stop < 0 || ptrace(PTRACE_CONT, tid, 0, stop == THREAD_STOP_SIGNAL ? signal : 0) < 0)
+					return fail_errno(&dump->failure, errno, "task-stop",
+							  dump_task_name(dump, dump->tasks[i]), NULL, "cannot stop it");
+		}
+	thaw_tree(dump);
+	return 0;
+}
+
+static void kill_tree(struct dump *dump)
+{
+	for (size_t i = dump->task_count; i-- > 0;)
+		if (dump->tasks[i]->state != TASK_STATE_DEAD)
+			kill(dump->tasks[i]->pid, SIGKILL);
+	/* A tracer must see each of its threads end before the parents can. */
+	for (size_t i = dump->task_count; i-- > 0;)
+		for (size_t t = dump->tasks[i]->thread_count; t-- > 0;) {
+			int signal;
+			while (thread_wait(dump->tasks[i]->threads[t].tid, &signal) != THREAD_STOP_GONE)
+				;
+			dump->tasks[i]->threads[t].seized = false;
+		}
+}
+
+static int end_running(struct dump *dump)
+{
+	release_files(dump, false);
+	dump_stage(dump, "ending");
+	thaw_tree(dump);
+	return write_images(dump);
+}
+
+static int end_stopped(struct dump *dump)
+{
+	int error = write_images(dump);
+
+	dump_stage(dump, "written");
+	if (error < 0)
+		return error;
+	release_files(dump, false);
+	dump_stage(dump, "ending");
+	return leave_stopped(dump);
+}
+
+static int end_killed(struct dump *dump)
+{
+	int error = write_images(dump);
+
+	dump_stage(dump, "written");
+	if (!error)
+		error = action_scripts_run(dump->options->scripts, "post-dump", dump->options->pid, &dump->failure);
+	if (error < 0)
+		return error;
+	dump_stage(dump, "ending");
+	kill_tree(dump);
+	release_files(dump, true);
+	return 0;
+}
+
+static int end_tree(struct dump *dump)
+{
+	int error;
+
+	if (dump->only_explain) {
+		release_files(dump, false);
+		thaw_tree(dump);
+		return 0;
+	}
+	switch (dump->options->end_state) {
+	case DUMP_END_RUNNING:
+		error = end_running(dump);
+		break;
+	case DUMP_END_STOPPED:
+		error = end_stopped(dump);
+		break;
+	default:
+		return end_killed(dump);
+	}
+	return error ? error
+		     : action_scripts_run(dump->options->scripts, "post-dump", dump->options->pid, &dump->failure);
+}
+
+static void free_dump(struct dump *dump)
+{
+	free_files(dump);
+	mapped_files_forget(dump);
+	for (size_t i = 0; i < dump->task_count; i++) {
+		struct dump_task *task = dump->tasks[i];
+		memory_free(task);
+		free(task->threads);
+		close_fd_pointer(&task->pidfd);
+		close_fd_pointer(&task->proc_dirfd);
+	}
+	free(dump->tasks);
+	arena_free(&dump->arena);
+}
+
+static int make_run_id(struct dump *dump)
+{
+	_cleanup_free_ char *text = NULL;
+	int error = read_text_at(AT_FDCWD, "/proc/sys/kernel/random/uuid", &text, NULL);
+
+	if (error < 0)
+		return fail_errno(&dump->failure, error, "uuid", "/proc/sys/kernel/random/uuid", NULL, "cannot read it");
+	snprintf(dump->run_id, sizeof(dump->run_id), "%.36s", text);
+	return 0;
+}
+
+/* Explaining writes what the kinds write (deleted files) into a place of its own that goes away with it. */
+static int make_scratch_directory(struct dump *dump, char *path, size_t size)
+{
+	snprintf(path, size, "/tmp/criu-explain-XXXXXX");
+	if (!mkdtemp(path))
+		return fail_errno(&dump->failure, errno, "scratch", path, NULL, "cannot make a directory");
+	dump->images_dirfd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (dump->images_dirfd < 0)
+		return fail_errno(&dump->failure, errno, "scratch", path, NULL, "cannot open it");
+	return 0;
+}
+
+static void remove_scratch_directory(struct dump *dump, const char *path)
+{
+	const struct directory_listing none = {};
+
+	if (dump->images_dirfd >= 0) {
+		remove_new_images(dump->images_dirfd, &none);
+		close(dump->images_dirfd);
+	}
+	rmdir(path);
+}
+
+static int run(struct dump *dump)
+{
+	dump_stage(dump, "start");
+	int error = check_pid(dump);
+	if (!error)
+		error = make_run_id(dump);
+	if (!error && !dump->only_explain)
+		error = action_scripts_run(dump->options->scripts, "pre-dump", dump->options->pid, &dump->failure);
+	if (error < 0)
+		return error;
+	if (!dump->only_explain)
+		unlinkat(dump->images_dirfd, "inventory.img", 0);
+	uint64_t begin = now_us();
+	error = freeze_tree(dump);
+	dump->stats.freezing_time = now_us() - begin;
+	if (error < 0)
+		return error;
+	error = dump_frozen(dump);
+	if (!error)
+		error = end_tree(dump);
+	if (error < 0) {
+		release_files(dump, false);
+		thaw_tree(dump);
+	}
+	dump->stats.frozen_time = now_us() - begin;
+	return error;
+}
+
+int dump_run(const struct dump_options *options, struct failure *failure, DumpStatsEntry *ret_stats,
+	     size_t *ret_blockers)
+{
+	struct dump dump = {.options = options, .images_dirfd = options->images_dirfd, .only_explain = options->explain};
+	struct directory_listing before = {};
+	char scratch[64] = "";
+	int error = 0;
+
+	dump_stats_entry__init(&dump.stats);
+	if (options->explain)
+		error = make_scratch_directory(&dump, scratch, sizeof(scratch));
+	else
+		list_directory(dump.images_dirfd, &before);
+	if (!error)
+		error = run(&dump);
+	if (options->explain)
+		remove_scratch_directory(&dump, scratch);
+	else if (error < 0)
+		remove_new_images(dump.images_dirfd, &before);
+	*failure = dump.failure;
+	*ret_stats = dump.stats;
+	*ret_blockers = dump.blocker_count;
+	free_listing(&before);
+	free_dump(&dump);
+	return error;
+}
