@@ -65,10 +65,14 @@ class LineReader:
 class Host:
     """One host. Commands run in its namespaces, as children of its first process."""
 
+    RECEIVER = 20000
     numbers = itertools.count(1)
 
-    def __init__(self, pid=True, mount=True, net=False, first_free_pid=300):
+    def __init__(self, pid=True, mount=True, net=False, net_of=None, first_free_pid=300):
+        """@net_of: a host whose network it shares. @first_free_pid: where pids begin; a host that is to receive
+        programs of another begins above (RECEIVER), so that criu itself does not take their pids."""
         wanted = [name for name, on in (("--pid", pid), ("--mount", mount), ("--net", net)) if on]
+        wanted += [f"--net-of={net_of.first_pid}"] if net_of else []
         self.pid_namespace = pid
         self.directory = tempfile.mkdtemp(prefix="criu-test-host.")
         self.helper = subprocess.Popen([PROGRAMS / "nsinit", *wanted], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
@@ -76,7 +80,6 @@ class Host:
         self.first_pid = int(self.lines.line(COMMAND_SECONDS).split()[1])
         self.started, self.ended, self.collected = {}, {}, {}
         if pid and first_free_pid:
-            # A second host's criu must not take the pids of the programs that come from the first.
             self.check(["sh", "-c", f"echo {first_free_pid} > /proc/sys/kernel/ns_last_pid"])
 
     def __enter__(self):

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A small host for tests: first process of new namespaces (--pid, --mount, --net), or without options a child
- * subreaper in the caller's own. It adopts and collects every orphan, and starts what the runner asks for.
+ * A small host for tests: first process of new namespaces (--pid, --mount, --net, or --net-of=PID to share one), or
+ * without options a child subreaper in the caller's own. It adopts and collects every orphan, and starts what the
+ *runner asks for.
  *
  * Requests are lines on standard input: "TAG COMMAND", run by sh -c. Answers are lines on standard output:
  *	host PID                  once, at the start: our pid as the caller sees it
@@ -11,6 +12,7 @@
  * At the end of standard input every process below us is killed (with --pid by the kernel).
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <net/if.h>
 #include <poll.h>
 #include <sched.h>
@@ -167,6 +169,17 @@ static void kill_descendants(void)
 	} while (waitpid(-1, &status, 0) > 0);
 }
 
+static void join_network(const char *pid)
+{
+	char path[64];
+
+	snprintf(path, sizeof(path), "/proc/%s/ns/net", pid);
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0 || setns(fd, CLONE_NEWNET) < 0)
+		die(path);
+	close(fd);
+}
+
 static void become_first_process(bool with_mounts)
 {
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
@@ -182,6 +195,8 @@ int main(int argc, char **argv)
 		flags |= !strcmp(argv[i], "--pid") ? CLONE_NEWPID : 0;
 		flags |= !strcmp(argv[i], "--mount") ? CLONE_NEWNS : 0;
 		flags |= !strcmp(argv[i], "--net") ? CLONE_NEWNET : 0;
+		if (!strncmp(argv[i], "--net-of=", 9))
+			join_network(argv[i] + 9);
 	}
 	if (unshare(flags) < 0)
 		die("unshare");

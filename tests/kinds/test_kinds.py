@@ -65,9 +65,10 @@ class Trial:
         assert word == "ready", f"{word} {rest}"
         self.pid = int(rest)
 
-    def new_host(self):
+    def new_host(self, first_free_pid=300):
         separate = not self.in_place
-        return hosts.Host(pid=separate, mount=separate, net=separate and "netns" in self.settings)
+        return hosts.Host(pid=separate, mount=separate, net=separate and "netns" in self.settings,
+                          first_free_pid=first_free_pid)
 
     def close(self):
         self.host.close()
@@ -108,7 +109,7 @@ class Trial:
         if self.in_place or "same-namespace" in self.settings:
             return
         self.host.close()
-        self.host = self.new_host()
+        self.host = self.new_host(hosts.Host.RECEIVER)
 
     def no_network_lock(self):
         if "netns" in self.settings and not self.in_place:
