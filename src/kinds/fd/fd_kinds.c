@@ -3,9 +3,11 @@
 
 #include "base/fd.h"
 
+extern const struct fd_kind inet_kind;
 extern const struct fd_kind unsupported_kind;
 
 const struct fd_kind *const fd_kinds[] = {
+	&inet_kind,
 	&unsupported_kind,
 	NULL,
 };

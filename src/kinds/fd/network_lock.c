@@ -41,7 +41,8 @@ struct network_lock {
 
 char *network_lock_name(const struct network_lock_owner *owner, char *buffer, size_t size)
 {
-	snprintf(buffer, size, TABLE_PREFIX "%d-%.*s", owner->root_pid, RUN_ID_LENGTH, owner->run_id);
+	snprintf(buffer, size, TABLE_PREFIX "%d-%.*s%s", owner->root_pid, RUN_ID_LENGTH, owner->run_id,
+		 owner->restoring ? "-restore" : "");
 	return buffer;
 }
 
@@ -271,10 +272,10 @@ int network_lock_probe(struct failure *failure)
 	if (ret)
 		return fail_errno(failure, ret, "network-lock", NULL, NULL, "cannot use nftables");
 	nft_ctx_set_dry_run(nft, true);
-	if (nft_run_cmd_from_buffer(nft, "table inet criu-probe { flags owner; set tcp4 { type ipv4_addr . "
-					 "inet_service . ipv4_addr . inet_service; }; chain input { type filter hook "
-					 "input priority -450; ip saddr . tcp sport . ip daddr . tcp dport @tcp4 "
-					 "drop; } }"))
+	if (nft_run_cmd_from_buffer(nft, "table inet criu-probe {\nflags owner;\n"
+					 "set tcp4 { type ipv4_addr . inet_service . ipv4_addr . inet_service; }\n"
+					 "chain input { type filter hook input priority -450; "
+					 "ip saddr . tcp sport . ip daddr . tcp dport @tcp4 drop; }\n}\n"))
 		ret = fail_nft(failure, nft, "cannot lock the network");
 	nft_ctx_free(nft);
 	return ret;

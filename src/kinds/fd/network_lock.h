@@ -24,6 +24,7 @@ struct network_lock_owner {
 	pid_t root_pid;
 	const char *run_id;
 	uint64_t start_time; /* of the root task, clock ticks since boot; 0 = not known (a restore) */
+	bool restoring;      /* a restore's own lock lies beside that of the dump, which outlives a failed restore */
 };
 
 /* The mark (SO_MARK) of criu's own packets, which pass a lock. */
