@@ -4,10 +4,15 @@
 #include "base/fd.h"
 
 extern const struct fd_kind inet_kind;
+extern const struct fd_kind pipe_kind;
+extern const struct fd_kind eventfd_kind;
 extern const struct fd_kind unsupported_kind;
 
 const struct fd_kind *const fd_kinds[] = {
 	&inet_kind,
+	/* Sockets stand above: their dump_finish finds descriptors in flight, which these must know in theirs. */
+	&pipe_kind,
+	&eventfd_kind,
 	&unsupported_kind,
 	NULL,
 };
