@@ -46,6 +46,7 @@ struct restore_file {
 };
 
 struct restore_task {
+	size_t index;              /* in restore->tasks */
 	pid_t pid, ppid, pgid, sid;
 	struct restore_task *parent; /* NULL for the root and for helpers' children that are adopted later */
 	int state;                   /* enum task_state of model/dump.h */

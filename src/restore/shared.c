@@ -1,0 +1,146 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "restore/shared.h"
+
+#include <linux/futex.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/fd.h"
+
+enum { TASK_DEAD = 2, WATCH_INTERVAL_NS = 20 * 1000 * 1000 };
+
+static void futex_wait(_Atomic uint32_t *word, uint32_t seen, const struct timespec *timeout)
+{
+	syscall(SYS_futex, word, FUTEX_WAIT, seen, timeout, NULL, 0);
+}
+
+static void futex_wake_all(_Atomic uint32_t *word)
+{
+	syscall(SYS_futex, word, FUTEX_WAKE, INT32_MAX, NULL, NULL, 0);
+}
+
+int shared_create(struct restore *restore)
+{
+	size_t born = restore->task_count * sizeof(_Atomic uint32_t);
+	size_t slots = restore->file_count * sizeof(struct shared_slot);
+	size_t header = (sizeof(struct restore_shared) + 63) / 64 * 64;
+	size_t bytes = header + (born + 63) / 64 * 64 + SHARED_SLOT_KINDS * slots;
+	char *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	uint32_t live = 0;
+
+	if (memory == MAP_FAILED)
+		return fail_errno(&restore->failure, errno, "restore-shared", NULL, NULL, "cannot map shared memory");
+	struct restore_shared *shared = (void *)memory;
+	shared->bytes = bytes;
+	shared->born = (void *)(memory + header);
+	for (int kind = 0; kind < SHARED_SLOT_KINDS; kind++)
+		shared->slots[kind] = (void *)(memory + header + (born + 63) / 64 * 64 + kind * slots);
+	for (size_t i = 0; i < restore->task_count; i++)
+		live += restore->tasks[i]->state != TASK_DEAD;
+	for (int barrier = 0; barrier < BARRIER_COUNT; barrier++)
+		shared->barriers[barrier].expected = barrier <= BARRIER_JOINED ? restore->task_count : live;
+	restore->shared = shared;
+	return 0;
+}
+
+void shared_free(struct restore_shared *shared)
+{
+	if (shared)
+		munmap(shared, shared->bytes);
+}
+
+void shared_abort(struct restore *restore)
+{
+	struct restore_shared *shared = restore->shared;
+
+	if (!atomic_exchange(&shared->failure_taken, 1))
+		shared->failure = restore->failure;
+	atomic_store(&shared->aborted, 1);
+	for (int i = 0; i < BARRIER_COUNT; i++) {
+		/* Waiters look at `aborted` whenever the word changes; it is of no other use any more. */
+		atomic_fetch_add(&shared->barriers[i].arrived, 1u << 31);
+		futex_wake_all(&shared->barriers[i].arrived);
+	}
+	for (int kind = 0; kind < SHARED_SLOT_KINDS; kind++)
+		for (size_t i = 0; i < restore->file_count; i++) {
+			atomic_store(&shared->slots[kind][i].ready, 2);
+			futex_wake_all(&shared->slots[kind][i].ready);
+		}
+}
+
+int shared_wait(struct restore *restore, enum restore_barrier barrier)
+{
+	struct restore_shared *shared = restore->shared;
+	_Atomic uint32_t *arrived = &shared->barriers[barrier].arrived;
+	uint32_t expected = shared->barriers[barrier].expected;
+	uint32_t now = atomic_fetch_add(arrived, 1) + 1;
+
+	if (now == expected)
+		futex_wake_all(arrived);
+	while ((now = atomic_load(arrived)) < expected && !atomic_load(&shared->aborted))
+		futex_wait(arrived, now, NULL);
+	return atomic_load(&shared->aborted) ? -ECANCELED : 0;
+}
+
+int shared_watch(struct restore *restore, enum restore_barrier barrier, int (*alive)(struct restore *restore))
+{
+	struct restore_shared *shared = restore->shared;
+	_Atomic uint32_t *arrived = &shared->barriers[barrier].arrived;
+	const struct timespec interval = {.tv_nsec = WATCH_INTERVAL_NS};
+	uint32_t now;
+
+	while ((now = atomic_load(arrived)) < shared->barriers[barrier].expected && !atomic_load(&shared->aborted)) {
+		futex_wait(arrived, now, &interval);
+		int error = alive(restore);
+		if (error < 0)
+			return error;
+	}
+	return atomic_load(&shared->aborted) ? -ECANCELED : 0;
+}
+
+void shared_publish(struct restore *restore, enum shared_slot_kind kind, uint32_t slot, int number)
+{
+	struct shared_slot *place = &restore->shared->slots[kind][slot];
+
+	place->pid = getpid();
+	place->number = number;
+	atomic_store(&place->ready, 1);
+	futex_wake_all(&place->ready);
+}
+
+int shared_await(struct restore *restore, enum shared_slot_kind kind, uint32_t slot, pid_t *ret_pid, int *ret_number)
+{
+	struct shared_slot *place = &restore->shared->slots[kind][slot];
+
+	while (!atomic_load(&place->ready))
+		futex_wait(&place->ready, 0, NULL);
+	if (atomic_load(&restore->shared->aborted))
+		return -ECANCELED;
+	*ret_pid = place->pid;
+	*ret_number = place->number;
+	return 0;
+}
+
+void restore_lock(struct restore *restore)
+{
+	_Atomic uint32_t *lock = &restore->shared->lock;
+	uint32_t free_word = 0;
+
+	/* 0 free, 1 taken, 2 taken with waiters */
+	while (!atomic_compare_exchange_strong(lock, &free_word, 1)) {
+		if (free_word == 2 || atomic_exchange(lock, 2))
+			futex_wait(lock, 2, NULL);
+		else
+			return;
+		free_word = 0;
+	}
+}
+
+void restore_unlock(struct restore *restore)
+{
+	if (atomic_exchange(&restore->shared->lock, 0) == 2)
+		futex_wake_all(&restore->shared->lock);
+}

@@ -1,0 +1,271 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Making the processes, with the pids that the images name (clone3 and set_tid).
+ *
+ * Every process is a fork of its creator. A task brings its private memory into place before it forks its children,
+ * so that what they shared copy-on-write is shared again, and becomes a subreaper before there are orphans to adopt.
+ * Dead tasks are made like the others, join their group and end with their status when everybody exists.
+ */
+#include "restore/tree.h"
+
+#include <linux/sched.h>
+#include <sched.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <time.h>
+
+#include "base/fd.h"
+#include "base/log.h"
+#include "kernel/proc.h"
+#include "kinds/task/task_kind.h"
+#include "restore/memory.h"
+#include "restore/shared.h"
+
+enum { TASK_DEAD = 2, FORK_RETRIES = 50, FORK_RETRY_NS = 10 * 1000 * 1000 };
+
+struct tree_run {
+	struct restore *restore;
+	void (*task_main)(struct restore *restore) __attribute__((noreturn));
+};
+
+static void become(struct tree_run *run, struct restore_tree_node *node) __attribute__((noreturn));
+
+static void __attribute__((noreturn)) give_up(struct restore *restore)
+{
+	shared_abort(restore);
+	_exit(1);
+}
+
+static int fail_pid(struct restore *restore, pid_t pid, int error)
+{
+	struct proc_stat stat = {};
+	_cleanup_fd_ int fd = proc_open(pid);
+
+	if (error == EEXIST && fd >= 0 && !proc_read_stat(fd, "stat", &stat))
+		return fail(&restore->failure, error, "pid-taken", NULL,
+			    "end it, or restore in a pid namespace: unshare --pid --fork --mount-proc criu restore …",
+			    "pid %d is taken by process %d (%s)", pid, pid, stat.comm);
+	if (error == EEXIST)
+		return fail(&restore->failure, error, "pid-taken", NULL,
+			    "restore in a pid namespace: unshare --pid --fork --mount-proc criu restore …",
+			    "pid %d is taken, as a process group or session of others", pid);
+	return fail_errno(&restore->failure, error, "restore-fork", NULL,
+			  error == EPERM ? "run criu as root or with CAP_CHECKPOINT_RESTORE" : NULL,
+			  "cannot make process %d", pid);
+}
+
+/*
+ * Forks a process with the pid that the node asks for. A number that is taken may be taken for a moment only, by a
+ * loader thread or helper of this restore: it is tried again before it is called taken.
+ */
+static pid_t fork_node(struct tree_run *run, struct restore_tree_node *node, uint64_t flags)
+{
+	pid_t wanted = node->pid, pid;
+	struct clone_args args = {
+		.flags = flags,
+		.exit_signal = SIGCHLD,
+		.set_tid = (uint64_t)&wanted,
+		.set_tid_size = wanted ? 1 : 0,
+	};
+	const struct timespec pause = {.tv_nsec = FORK_RETRY_NS};
+
+	/* With CLONE_PARENT the kernel takes the exit signal of the creator. */
+	if (flags & CLONE_PARENT)
+		args.exit_signal = 0;
+	for (int tries = 0;; tries++) {
+		pid = syscall(SYS_clone3, &args, sizeof(args));
+		if (pid >= 0 || errno != EEXIST || tries == FORK_RETRIES)
+			break;
+		nanosleep(&pause, NULL);
+	}
+	if (pid == 0)
+		become(run, node);
+	if (pid < 0)
+		return fail_pid(run->restore, wanted, errno);
+	return pid;
+}
+
+static void reap(pid_t pid)
+{
+	while (waitpid(pid, NULL, __WALL) < 0 && errno == EINTR)
+		;
+}
+
+static void fork_children(struct tree_run *run, struct restore_tree_node *node, bool before_session)
+{
+	for (size_t i = 0; i < node->child_count; i++) {
+		struct restore_tree_node *child = node->children[i];
+		if (child->before_session != before_session)
+			continue;
+		pid_t pid = fork_node(run, child, 0);
+		if (pid < 0)
+			give_up(run->restore);
+		if (child->ends_after_fork)
+			reap(pid);
+	}
+}
+
+static void die_with_status(const struct restore_task *task)
+{
+	int status = task->core->tc->exit_code;
+	const struct rlimit no_core = {};
+	sigset_t all;
+
+	if (!WIFSIGNALED(status))
+		_exit(WEXITSTATUS(status));
+	setrlimit(RLIMIT_CORE, &no_core);
+	signal(WTERMSIG(status), SIG_DFL);
+	sigemptyset(&all);
+	sigprocmask(SIG_SETMASK, &all, NULL);
+	syscall(SYS_kill, getpid(), WTERMSIG(status));
+	_exit(128 + WTERMSIG(status));
+}
+
+/* ---- process groups ---- */
+
+static bool group_has_leader(const struct restore *restore, pid_t pgid)
+{
+	return restore_find_task(restore, pgid) != NULL;
+}
+
+static bool is_outside_group(const struct restore *restore, const struct restore_task *task)
+{
+	const struct restore_task *root = restore->tasks[0];
+
+	return tree_inherited_session(restore) && task->sid == root->sid && task->pgid == root->pgid &&
+	       !group_has_leader(restore, task->pgid);
+}
+
+static bool is_first_member(const struct restore *restore, const struct restore_task *task)
+{
+	for (size_t i = 0; i < restore->task_count; i++)
+		if (restore->tasks[i]->pgid == task->pgid)
+			return restore->tasks[i] == task;
+	return false;
+}
+
+/* A group whose leader is long dead: its number is kept by a helper until the members have joined. */
+static int make_group_leader(struct tree_run *run, const struct restore_task *task, pid_t *ret_helper)
+{
+	struct restore *restore = run->restore;
+	pid_t wanted = task->pgid;
+	struct clone_args args = {.exit_signal = SIGCHLD, .set_tid = (uint64_t)&wanted, .set_tid_size = 1};
+
+	pid_t pid = syscall(SYS_clone3, &args, sizeof(args));
+	if (pid == 0) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		for (;;)
+			pause();
+	}
+	if (pid < 0)
+		return fail_pid(restore, wanted, errno);
+	*ret_helper = pid;
+	if (setpgid(pid, pid) < 0)
+		return fail_errno(&restore->failure, errno, "restore-group", restore_task_name(restore, task), NULL,
+				  "cannot make process group %d", pid);
+	return 0;
+}
+
+static int join_group(struct tree_run *run, const struct restore_task *task)
+{
+	struct restore *restore = run->restore;
+	bool outside = is_outside_group(restore, task);
+	pid_t helper = 0;
+	int error = 0;
+
+	if (!outside && task->pgid == task->pid && task->sid != task->pid && setpgid(0, 0) < 0)
+		error = fail_errno(&restore->failure, errno, "restore-group", restore_task_name(restore, task), NULL,
+				   "cannot make process group %d", task->pgid);
+	if (!error && !outside && !group_has_leader(restore, task->pgid) && is_first_member(restore, task))
+		error = make_group_leader(run, task, &helper);
+	if (!error)
+		error = shared_wait(restore, BARRIER_GROUPS);
+	if (!error && !outside && task->pgid != task->pid && setpgid(0, task->pgid) < 0)
+		error = fail_errno(&restore->failure, errno, "restore-group", restore_task_name(restore, task), NULL,
+				   "cannot join process group %d", task->pgid);
+	if (!error)
+		error = shared_wait(restore, BARRIER_JOINED);
+	if (helper) {
+		kill(helper, SIGKILL);
+		reap(helper);
+	}
+	return error;
+}
+
+/* ---- the life of a process until the whole tree exists ---- */
+
+static int enter_kinds(struct restore *restore, struct restore_task *task)
+{
+	for (const struct task_kind *const *kind = task_kinds; *kind; kind++) {
+		int error = (*kind)->enter ? (*kind)->enter(restore, task) : 0;
+		if (error < 0)
+			return fail_in(&restore->failure, "%s", restore_task_name(restore, task));
+	}
+	return 0;
+}
+
+static void become_helper(struct tree_run *run, struct restore_tree_node *node)
+{
+	if (node->makes_session && setsid() < 0) {
+		fail_errno(&run->restore->failure, errno, "restore-session", NULL, NULL, "cannot make session %d",
+			   node->pid);
+		give_up(run->restore);
+	}
+	fork_children(run, node, false);
+	_exit(0);
+}
+
+static void become(struct tree_run *run, struct restore_tree_node *node)
+{
+	struct restore *restore = run->restore;
+	struct restore_task *task = node->task;
+	int error = 0;
+
+	/* Whoever forked us may die before everything is traced by criu; an orphan's creator ends as planned. */
+	if (!node->adopted && !(restore->options->sibling && task == restore->tasks[0]))
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+	if (!task)
+		become_helper(run, node);
+	restore->self = task;
+	log_set_pid(task->pid);
+	atomic_store(&restore->shared->born[task->index], 1);
+	if (task->state != TASK_DEAD) {
+		error = enter_kinds(restore, task);
+		if (!error)
+			error = memory_restore_private(restore);
+	}
+	if (error < 0)
+		give_up(restore);
+	fork_children(run, node, true);
+	if (node->makes_session && setsid() < 0) {
+		fail_errno(&restore->failure, errno, "restore-session", restore_task_name(restore, task), NULL, "setsid");
+		give_up(restore);
+	}
+	fork_children(run, node, false);
+	error = shared_wait(restore, BARRIER_FORKED);
+	if (!error)
+		error = join_group(run, task);
+	if (error < 0)
+		give_up(restore);
+	if (task->state == TASK_DEAD) {
+		prctl(PR_SET_NAME, task->core->tc->comm);
+		die_with_status(task);
+	}
+	run->task_main(restore);
+}
+
+int tree_create(struct restore *restore, struct restore_tree_node *root,
+		void (*task_main)(struct restore *restore) __attribute__((noreturn)), pid_t *ret_pid)
+{
+	struct tree_run run = {restore, task_main};
+	pid_t pid = fork_node(&run, root, restore->options->sibling ? CLONE_PARENT : 0);
+
+	if (pid < 0)
+		return pid;
+	*ret_pid = pid;
+	return 0;
+}

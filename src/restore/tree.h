@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* How the processes of the tree come to be: who forks whom, and in which order. */
+#pragma once
+
+#include "model/restore.h"
+
+/*
+ * One process to make: a task, or a helper that exists only so that sessions, groups and parents come out right.
+ */
+struct restore_tree_node {
+	pid_t pid;                        /* 0: any */
+	struct restore_task *task;        /* NULL for a helper */
+	struct restore_tree_node **children;
+	size_t child_count, child_capacity;
+	bool before_session;              /* forked before its creator calls setsid() */
+	bool makes_session;               /* calls setsid() itself */
+	bool adopted;                     /* its creator ends, and a subreaper becomes its parent */
+	bool ends_after_fork;             /* a helper whose only work is to fork */
+};
+
+/* Plans who forks whom. Pure: looks at pids, sessions and subreapers only. Returns 0 or a failure. */
+int tree_plan(struct restore *restore, struct restore_tree_node **ret_root);
+/* Lines for --show-plan. */
+void tree_print(const struct restore_tree_node *node, int depth, void *file);
+
+/*
+ * Makes the root (and through it everything): returns its pid in criu, and does not return in the new processes.
+ * @task_main runs in each live task when all of the tree exists; it does not return.
+ */
+int tree_create(struct restore *restore, struct restore_tree_node *root,
+		void (*task_main)(struct restore *restore) __attribute__((noreturn)), pid_t *ret_pid);
+/* The session that the task keeps from criu, 0 if it has its own (shell jobs). */
+pid_t tree_inherited_session(const struct restore *restore);
