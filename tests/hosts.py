@@ -126,7 +126,7 @@ class Host:
         settings = " ".join(f"{name}={shlex.quote(value)}" for name, value in (environment or {}).items())
         line = f"cd {shlex.quote(str(cwd))} && exec env {settings} setsid {command} " \
                f"<{shlex.quote(str(stdin))} >{shlex.quote(str(output))} 2>&1"
-        self.helper.stdin.write(f"{tag} {line}\n".encode())
+        self.helper.stdin.write(f"{tag} {line}\0".encode())
         self.helper.stdin.flush()
         while tag not in self.started:
             self.read_answer(COMMAND_SECONDS)

@@ -4,12 +4,10 @@
  * without options a child subreaper in the caller's own. It adopts and collects every orphan, and starts what the
  *runner asks for.
  *
- * Requests are lines on standard input: "TAG COMMAND", run by sh -c. Answers are lines on standard output:
- *	host PID                  once, at the start: our pid as the caller sees it
- *	started TAG PID           PID as we see it
- *	exit TAG STATUS           a started command ended; STATUS as waitpid() gave it
- *	collected PID STATUS      an orphan ended
- * At the end of standard input every process below us is killed (with --pid by the kernel).
+ * Requests on standard input, each ended by a NUL byte: "TAG COMMAND", run by sh -c. Answers are lines on standard
+ *output: host PID                  once, at the start: our pid as the caller sees it started TAG PID           PID as
+ *we see it exit TAG STATUS           a started command ended; STATUS as waitpid() gave it collected PID STATUS      an
+ *orphan ended At the end of standard input every process below us is killed (with --pid by the kernel).
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -110,18 +108,16 @@ static void collect(struct host *host)
 
 static bool take_requests(struct host *host)
 {
-	ssize_t got = read(0, host->line + host->length, sizeof(host->line) - 1 - host->length);
-	char *newline;
+	ssize_t got = read(0, host->line + host->length, sizeof(host->line) - host->length);
+	char *end;
 
 	if (got <= 0)
 		return false;
 	host->length += got;
-	host->line[host->length] = '\0';
-	while ((newline = strchr(host->line, '\n')) != NULL) {
-		*newline = '\0';
+	while ((end = memchr(host->line, '\0', host->length)) != NULL) {
 		start_command(host, host->line);
-		host->length -= newline + 1 - host->line;
-		memmove(host->line, newline + 1, host->length + 1);
+		host->length -= end + 1 - host->line;
+		memmove(host->line, end + 1, host->length);
 	}
 	return true;
 }
