@@ -281,8 +281,9 @@ static int end_killed(struct dump *dump)
 	if (error < 0)
 		return error;
 	dump_stage(dump, "ending");
-	kill_tree(dump);
+	/* Before: a socket can be told to end without a word only while the task has it. */
 	release_files(dump, true);
+	kill_tree(dump);
 	return 0;
 }
 

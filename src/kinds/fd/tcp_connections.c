@@ -465,7 +465,7 @@ void tcp_restore_release(struct restore *restore, struct tcp_restore **state)
 	network_lock_drop(&(*state)->lock);
 	if (lock_owner(restore, &owner)) {
 		owner.restoring = false;
-		network_unlock(network_lock_name(&owner, name, sizeof(name)));
+		network_unlock(-1, network_lock_name(&owner, name, sizeof(name)));
 	}
 	free(*state);
 	*state = NULL;
