@@ -75,7 +75,12 @@ struct restore {
 	size_t file_count;
 	void **kind_states;          /* one pointer per row of fd_kinds, owned by the kind */
 	struct restore_shared *shared;
+	uint64_t stage_address, stage_end; /* addresses that no task uses (restore/memory_read.c) */
 	struct restore_task *self;   /* NULL in criu itself */
+	struct restore_task *fork_origin; /* the task whose memory this process inherited */
+	int pages_fd;                /* the pages file in use; -1 = none */
+	uint32_t pages_fd_id;
+	int notify_fd;               /* where the interpreter reports to; a number no task uses */
 	RestoreStatsEntry stats;
 };
 

@@ -230,6 +230,7 @@ static void become(struct tree_run *run, struct restore_tree_node *node)
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
 	if (!task)
 		become_helper(run, node);
+	restore->fork_origin = restore->self;
 	restore->self = task;
 	log_set_pid(task->pid);
 	atomic_store(&restore->shared->born[task->index], 1);

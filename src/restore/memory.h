@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The memory of restored tasks: reading the page images, mapping, loading (restore/memory.c, restore/pages.c). */
+#pragma once
+
+#include "model/restore.h"
+
+/* Pages in a row whose content lies in a row in one pages file. */
+struct page_place {
+	uint64_t address;
+	uint64_t pages;
+	uint32_t pages_id;
+	uint64_t first_page; /* in the file */
+	bool huge;
+};
+
+struct restore_memory {
+	struct page_place *places; /* ascending addresses */
+	size_t place_count, place_capacity;
+	bool has_huge;             /* some place is */
+	uint64_t *placed;          /* by index of the vma: where it is now; its own address or a staging one */
+	bool *inherited;           /* by index of the vma: it came with the fork */
+};
+
+/* Reads and checks the page images of all tasks and finds room for staging. In criu. Returns 0 or a failure. */
+int memory_read(struct restore *restore);
+/* In the task, before its children are forked: private memory, with content. Returns 0 or a failure. */
+int memory_restore_private(struct restore *restore);
+/* In the task, when all descriptors exist: shared memory and what else needs descriptors of the tree. */
+int memory_restore_shared(struct restore *restore);
+/* In the task, at the end: protections, advice, locks, guards. */
+int memory_finish(struct restore *restore);
+/* Loads pages of the vma, that is mapped writable at memory->placed; only what differs from @base (may be NULL). */
+int pages_load(struct restore *restore, size_t vma_index, const struct restore_memory *base);
+/* A range of @bytes that no task of the tree and no mapping of criu's uses; each call gives another one. */
+uint64_t memory_stage_address(struct restore *restore, uint64_t bytes);

@@ -1,0 +1,276 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Loading pages into place, with all cores for large mappings.
+ *
+ * Fresh pages cost more to get from the kernel than to copy, so ranges that were huge are asked for as huge pages
+ * first and others are populated a piece at a time before they are read into (kernel-facts.md section 4). In an
+ * inherited mapping only what differs from the parent is touched: pages of the same identity stay shared, pages that
+ * the images hold twice are compared, pages that only the parent has are dropped.
+ */
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "base/fd.h"
+#include "kernel/uapi.h"
+#include "restore/memory.h"
+
+enum {
+	PAGE_BYTES = 4096,
+	PIECE_BYTES = 1024 * 1024,
+	COMPARE_BYTES = 256 * 1024,
+	THREAD_WORTH_BYTES = 16 * 1024 * 1024,
+	MAX_THREADS = 16,
+};
+
+struct load {
+	char *to;
+	uint64_t bytes;
+	uint64_t offset;
+	int fd;
+	bool huge;
+	bool compare; /* the destination may hold the same content already */
+};
+
+struct loader {
+	struct load *loads;
+	size_t count, capacity;
+	uint64_t total;
+	atomic_size_t next;
+	atomic_int error;
+};
+
+/*
+ * The descriptor of a pages file, kept for the next call. Older ones stay open while loads may refer to them; the
+ * task closes everything that is not its own before its descriptors come.
+ */
+static int pages_fd(struct restore *restore, uint32_t pages_id, int *ret_fd)
+{
+	char name[64];
+
+	if (restore->pages_fd >= 0 && restore->pages_fd_id == pages_id) {
+		*ret_fd = restore->pages_fd;
+		return 0;
+	}
+	image_name(IMAGE_PAGES, pages_id, name, sizeof(name));
+	int fd = openat(restore->images_dirfd, name, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return fail_errno(&restore->failure, errno, "image-open", name, NULL, "cannot open the image file");
+	restore->pages_fd = fd;
+	restore->pages_fd_id = pages_id;
+	*ret_fd = fd;
+	return 0;
+}
+
+/* Cut into pieces, so that threads share even one large run. */
+static void add_load(struct loader *loader, struct load load)
+{
+	uint64_t left = load.bytes;
+
+	while (left) {
+		uint64_t bytes = left < PIECE_BYTES ? left : PIECE_BYTES;
+		load.bytes = bytes;
+		ARRAY_GROW(loader->loads, loader->count, loader->capacity);
+		loader->loads[loader->count++] = load;
+		load.to += bytes;
+		load.offset += bytes;
+		loader->total += bytes;
+		left -= bytes;
+	}
+}
+
+static int load_compared(const struct load *load)
+{
+	_cleanup_free_ char *buffer = xcalloc(1, COMPARE_BYTES);
+
+	for (uint64_t done = 0; done < load->bytes; done += COMPARE_BYTES) {
+		uint64_t bytes = load->bytes - done < COMPARE_BYTES ? load->bytes - done : COMPARE_BYTES;
+		int error = pread_full(load->fd, buffer, bytes, load->offset + done);
+		if (error < 0)
+			return error;
+		for (uint64_t at = 0; at < bytes; at += PAGE_BYTES)
+			if (memcmp(load->to + done + at, buffer + at, PAGE_BYTES))
+				memcpy(load->to + done + at, buffer + at, PAGE_BYTES);
+	}
+	return 0;
+}
+
+static int load_piece(const struct load *load)
+{
+	if (load->compare)
+		return load_compared(load);
+	/* Advice only: an older kernel says no and the read brings the pages in one by one. */
+	if (!load->huge && load->bytes > PAGE_BYTES)
+		madvise(load->to, load->bytes, MADV_POPULATE_WRITE);
+	return pread_full(load->fd, load->to, load->bytes, load->offset);
+}
+
+static void *run_loads(void *argument)
+{
+	struct loader *loader = argument;
+
+	while (!atomic_load(&loader->error)) {
+		size_t index = atomic_fetch_add(&loader->next, 1);
+		if (index >= loader->count)
+			return NULL;
+		int error = load_piece(&loader->loads[index]);
+		if (error < 0)
+			atomic_store(&loader->error, error);
+	}
+	return NULL;
+}
+
+static int run_loader(struct restore *restore, struct loader *loader)
+{
+	long cores = sysconf(_SC_NPROCESSORS_ONLN);
+	size_t want = 1 + loader->total / THREAD_WORTH_BYTES, started = 1;
+	pthread_t threads[MAX_THREADS];
+
+	if (want > (size_t)cores)
+		want = cores;
+	if (want > MAX_THREADS)
+		want = MAX_THREADS;
+	while (started < want && !pthread_create(&threads[started], NULL, run_loads, loader))
+		started++;
+	run_loads(loader);
+	for (size_t i = 1; i < started; i++)
+		pthread_join(threads[i], NULL);
+	int error = atomic_load(&loader->error);
+	return error ? fail_errno(&restore->failure, error, "image-read", NULL, "copy the images again",
+				  "cannot load its pages")
+		     : 0;
+}
+
+static size_t first_place(const struct restore_memory *memory, uint64_t address)
+{
+	size_t low = 0, high = memory->place_count;
+
+	while (low < high) {
+		size_t middle = (low + high) / 2;
+		if (memory->places[middle].address + memory->places[middle].pages * PAGE_BYTES <= address)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return low;
+}
+
+/* A part of a place that lies in [start, end), and after it the next. */
+static bool part_of_place(const struct restore_memory *memory, size_t *index, uint64_t start, uint64_t end,
+			  struct page_place *ret_part)
+{
+	if (*index >= memory->place_count || memory->places[*index].address >= end)
+		return false;
+	*ret_part = memory->places[(*index)++];
+	if (ret_part->address < start) {
+		uint64_t skip = (start - ret_part->address) / PAGE_BYTES;
+		ret_part->address = start;
+		ret_part->first_page += skip;
+		ret_part->pages -= skip;
+	}
+	if (ret_part->pages > (end - ret_part->address) / PAGE_BYTES)
+		ret_part->pages = (end - ret_part->address) / PAGE_BYTES;
+	return true;
+}
+
+static int plan_part(struct restore *restore, struct loader *loader, const struct page_place *part, uint64_t shift,
+		     bool compare)
+{
+	int fd, error = pages_fd(restore, part->pages_id, &fd);
+
+	if (!error)
+		add_load(loader, (struct load){
+					 .to = (char *)(part->address + shift),
+					 .bytes = part->pages * PAGE_BYTES,
+					 .offset = part->first_page * PAGE_BYTES,
+					 .fd = fd,
+					 .huge = part->huge,
+					 .compare = compare,
+				 });
+	return error;
+}
+
+/*
+ * Own pages against the base's, address by address: the same page of the same file is there already; another one is
+ * compared, because plain images hold each task's copy.
+ */
+static int plan_difference(struct restore *restore, struct loader *loader, const struct page_place *part,
+			   const struct restore_memory *base, uint64_t shift)
+{
+	uint64_t end = part->address + part->pages * PAGE_BYTES;
+	size_t index = first_place(base, part->address);
+	struct page_place rest = *part, other;
+	int error = 0;
+
+	while (rest.pages && !error) {
+		bool found = part_of_place(base, &index, rest.address, end, &other);
+		uint64_t next = found ? other.address : end;
+		struct page_place piece = rest;
+		bool compare = false, same = false;
+		if (next > rest.address) {
+			piece.pages = (next - rest.address) / PAGE_BYTES;
+			index -= found; /* look at it again from its own address */
+		} else {
+			piece.pages = other.pages < rest.pages ? other.pages : rest.pages;
+			same = other.pages_id == rest.pages_id && other.first_page == rest.first_page;
+			compare = !same;
+		}
+		if (!same)
+			error = plan_part(restore, loader, &piece, shift, compare);
+		rest.address += piece.pages * PAGE_BYTES;
+		rest.first_page += piece.pages;
+		rest.pages -= piece.pages;
+	}
+	return error;
+}
+
+static void drop_pages(uint64_t start, uint64_t end, uint64_t shift)
+{
+	if (end > start)
+		madvise((void *)(start + shift), end - start, MADV_DONTNEED);
+}
+
+/* Pages that came with the fork and that this task does not have. */
+static void drop_foreign(const struct restore_memory *own, const struct restore_memory *base, uint64_t start,
+			 uint64_t end, uint64_t shift)
+{
+	size_t base_index = first_place(base, start);
+	struct page_place theirs, mine;
+
+	while (part_of_place(base, &base_index, start, end, &theirs)) {
+		uint64_t at = theirs.address, stop = theirs.address + theirs.pages * PAGE_BYTES;
+		size_t own_index = first_place(own, at);
+		while (part_of_place(own, &own_index, at, stop, &mine)) {
+			drop_pages(at, mine.address, shift);
+			at = mine.address + mine.pages * PAGE_BYTES;
+		}
+		drop_pages(at, stop, shift);
+	}
+}
+
+int pages_load(struct restore *restore, size_t vma_index, const struct restore_memory *base)
+{
+	const struct restore_memory *memory = restore->self->memory;
+	const VmaEntry *vma = restore->self->mm->vmas[vma_index];
+	uint64_t shift = memory->placed[vma_index] - vma->start;
+	size_t index = first_place(memory, vma->start);
+	struct loader loader = {};
+	struct page_place part;
+	int error = 0;
+
+	while (!error && part_of_place(memory, &index, vma->start, vma->end, &part)) {
+		if (part.huge && (vma->madv >> MADV_HUGEPAGE & 1) && !base)
+			madvise((void *)(part.address + shift), part.pages * PAGE_BYTES, MADV_HUGEPAGE);
+		error = base ? plan_difference(restore, &loader, &part, base, shift)
+			     : plan_part(restore, &loader, &part, shift, false);
+	}
+	if (!error && base)
+		drop_foreign(memory, base, vma->start, vma->end, shift);
+	if (!error && loader.count)
+		error = run_loader(restore, &loader);
+	restore->stats.pages_restored += loader.total / PAGE_BYTES;
+	free(loader.loads);
+	return error;
+}
