@@ -6,6 +6,10 @@
 extern const struct fd_kind inet_kind;
 extern const struct fd_kind pipe_kind;
 extern const struct fd_kind eventfd_kind;
+extern const struct fd_kind signalfd_kind;
+extern const struct fd_kind timerfd_kind;
+extern const struct fd_kind epoll_kind;
+extern const struct fd_kind pidfd_kind;
 extern const struct fd_kind unsupported_kind;
 
 const struct fd_kind *const fd_kinds[] = {
@@ -13,6 +17,10 @@ const struct fd_kind *const fd_kinds[] = {
 	/* Sockets stand above: their dump_finish finds descriptors in flight, which these must know in theirs. */
 	&pipe_kind,
 	&eventfd_kind,
+	&signalfd_kind,
+	&timerfd_kind,
+	&epoll_kind,
+	&pidfd_kind,
 	&unsupported_kind,
 	NULL,
 };
