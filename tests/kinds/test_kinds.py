@@ -13,6 +13,7 @@ import pytest
 
 import hosts
 import process_state
+from program import Program
 
 KINDS = pathlib.Path(__file__).resolve().parent
 COMMENT = re.compile(r"^\s*(?:/\*|\*)\s*([a-z-]+)(?::\s*(.*?))?\s*(?:\*/)?\s*$")
@@ -50,20 +51,13 @@ class Trial:
         self.directory, self.settings = directory, settings
         self.in_place = in_place
         self.may_differ = shlex.split(settings.get("may-differ", ""))
-        self.pipes = {}
-        for name in ("ctl", "out"):
-            os.mkfifo(directory / name, 0o666)
-            os.chmod(directory / name, 0o666)
-            self.pipes[name] = os.open(directory / name, os.O_RDWR | os.O_CLOEXEC)
-        self.reports = hosts.LineReader(self.pipes["out"])
-        self.log = directory / "log"
         self.host = self.new_host()
-        process = self.host.start([hosts.PROGRAMS / program], cwd=directory, output=self.log)
-        word, _, rest = self.report(process).partition(" ")
-        if word == "SKIP":
-            pytest.skip(rest)
-        assert word == "ready", f"{word} {rest}"
-        self.pid = int(rest)
+        try:
+            self.program = Program(self.host, directory, hosts.PROGRAMS / program)
+        except BaseException:
+            self.host.close()
+            raise
+        self.pid = self.program.pid
 
     def new_host(self, first_free_pid=300):
         separate = not self.in_place
@@ -72,24 +66,11 @@ class Trial:
 
     def close(self):
         self.host.close()
-        for fd in self.pipes.values():
-            os.close(fd)
+        self.program.close()
 
     def criu(self):
         return hosts.Criu(self.host, *(shlex.split(self.settings.get(key, ""))
                                        for key in ("criu", "criu-dump", "criu-restore")))
-
-    def report(self, process=None):
-        try:
-            return self.reports.line(hosts.COMMAND_SECONDS)
-        except hosts.Timeout as error:
-            raise AssertionError(f"{error} from the program; processes: {hosts.describe(self.host)}\n"
-                                 f"--- its log\n{hosts.tail(self.log)}") from None
-
-    def check(self, when):
-        os.write(self.pipes["ctl"], b"c")
-        report = self.report()
-        assert report == "ok", f"{when}: {report}\n--- the program's log\n{hosts.tail(self.log)}"
 
     def snapshot(self):
         return process_state.snapshot(self.host)
@@ -109,7 +90,7 @@ class Trial:
         if self.in_place or "same-namespace" in self.settings:
             return
         self.host.close()
-        self.host = self.new_host(hosts.Host.RECEIVER)
+        self.host = self.program.host = self.new_host(hosts.Host.RECEIVER)
 
     def no_network_lock(self):
         if "netns" in self.settings and not self.in_place:
@@ -135,19 +116,19 @@ def test_kind(name, program, in_place, directory):
     skip_unless(settings.get("skip-unless", ""))
     trial = Trial(directory, program, settings, in_place)
     try:
-        trial.check("before any dump")
+        trial.program.check("before any dump")
         before = trial.snapshot()
         trial.dump(directory / "images1")
         trial.host.wait_empty()
 
         trial.restore(directory / "images1")
         trial.same(before, "after the first restore")
-        trial.check("after the first restore")
+        trial.program.check("after the first restore")
 
         before = trial.snapshot()
         trial.dump(directory / "images2", "--leave-running")
         trial.same(before, "after dump --leave-running")
-        trial.check("after dump --leave-running")
+        trial.program.check("after dump --leave-running")
 
         before = trial.snapshot()
         trial.dump(directory / "images3")
@@ -155,7 +136,7 @@ def test_kind(name, program, in_place, directory):
         trial.fresh_host()
         trial.restore(directory / "images3")
         trial.same(before, "after the second restore")
-        trial.check("after the second restore")
+        trial.program.check("after the second restore")
         trial.no_network_lock()
         # And a dump of what was restored twice still works.
         trial.dump(directory / "images4")

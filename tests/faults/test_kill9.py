@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""criu is killed at every moment of a dump; the program, which checks itself all the time, does not notice. A restore
+that is killed leaves nothing behind either."""
+import pytest
+
+import faults
+import hosts
+
+# At worst one inert page for each task stays until the next dump finds it.
+INERT_PAGES = 2
+
+
+@pytest.fixture
+def running(directory):
+    (directory / "images").mkdir()
+    with faults.checker(directory) as pair:
+        yield pair[1]
+
+
+def stages(host):
+    result = host.run([str(hosts.CRIU), "dump", "--test-die-at", "list"])
+    if result.status != 0:
+        pytest.skip("this build has no --test-die-at")
+    return result.output.split()
+
+
+def after_the_kill(program, before, when):
+    """Unharmed, also for the tools: the next dump works, and takes away what the killed one left."""
+    host = program.host
+    hosts.wait_until(lambda: all("TracerPid:\t0" in (host.proc / str(pid) / "status").read_text() for pid in before),
+                     explain=lambda: f"{when}: still traced")
+    faults.unharmed(program, before, when, INERT_PAGES)
+
+
+def killed_dump(program, directory, *options):
+    return hosts.Criu(program.host).run("dump", program.pid, directory / "images", "--leave-running", "--tcp-established",
+                                        *options)
+
+
+def test_killed_at_each_stage(running, directory):
+    before = faults.state(running.host)
+    for stage in stages(running.host):
+        result = killed_dump(running, directory, "--test-die-at", stage)
+        assert result.status == -9 or result.status == 137, f"stage {stage} was not reached: {result}"
+        after_the_kill(running, before, f"killed at stage {stage}")
+        assert "criu" not in running.host.check(["nft", "list", "tables"]).output, f"lock left by stage {stage}"
+    killed_dump(running, directory)
+    faults.unharmed(running, before, "after the next dump")
+
+
+def test_killed_at_any_moment(running, directory):
+    """Without knowing the stages: later and later by small steps, until the dump is faster than the kill."""
+    before = faults.state(running.host)
+    lengths = sorted(killed_dump(running, directory).seconds for _ in range(3))
+    steps = 60
+    for step in range(steps):
+        # A shell that starts it, waits and kills: no time is lost between the processes of the test.
+        seconds = lengths[1] * 1.1 * step / steps
+        script = f"{hosts.CRIU} dump -t {running.pid} -D {directory}/images --leave-running --tcp-established & " \
+                 f"sleep {seconds:.6f}; kill -9 $!; wait $!"
+        running.host.run(["sh", "-c", script])
+        after_the_kill(running, before, f"killed after {seconds * 1000:.1f} ms")
+    assert killed_dump(running, directory).status == 0
+    faults.unharmed(running, before, "after the next dump")
+
+
+def test_interrupted_dump(running, directory):
+    """Ctrl-C or SIGTERM: the dump ends, the tree runs."""
+    before = faults.state(running.host)
+    length = killed_dump(running, directory).seconds
+    for step in range(20):
+        for signal_name in ("INT", "TERM"):
+            script = f"{hosts.CRIU} dump -t {running.pid} -D {directory}/images --leave-running --tcp-established & " \
+                     f"sleep {length * step / 20:.6f}; kill -{signal_name} $!; wait $!"
+            running.host.run(["bash", "-c", script])
+            after_the_kill(running, before, f"SIG{signal_name} at {step * 5} %")
+
+
+def test_killed_restore(running, directory):
+    """The processes of a restore end with it."""
+    host, images = running.host, directory / "images"
+    criu = hosts.Criu(host, ["--tcp-established"])
+    criu.dump(running.pid, images)
+    host.wait_empty()
+    length = criu.restore(running.pid, images).seconds
+    running.check("restored")
+    for step in range(40):
+        for pid in host.pids():
+            host.kill(pid)
+        host.wait_empty(seconds=10)
+        script = f"{hosts.CRIU} restore -d -t {running.pid} -D {images} --tcp-established & " \
+                 f"sleep {length * step / 40:.6f}; kill -9 $!; wait $!"
+        if host.run(["bash", "-c", script]).status == 0:
+            # It was done before the kill came.
+            running.check("restored")
+            continue
+        host.wait_empty(seconds=10)
+    assert "criu" not in host.check(["nft", "list", "tables"]).output
+    for pid in host.pids():
+        host.kill(pid)
+    host.wait_empty()
+    criu.restore(running.pid, images)
+    running.check("restored at last")
