@@ -1,0 +1,134 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What the user asked for: the command line and the config files as one structure, made from options.def and const
+ * once options_parse() has returned.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "base/fail.h"
+#include "model/options.h"
+
+/* Which commands an option has a meaning for. */
+enum verb_bit {
+	VERB_DUMP = 1 << 0,
+	VERB_RESTORE = 1 << 1,
+	VERB_CHECK = 1 << 2,
+	VERB_KILL = 1 << 3,
+	VERB_RESUME = 1 << 4,
+	VERB_SHOW = 1 << 5,
+	VERB_EXPLAIN = 1 << 6,
+	VERB_PRE_DUMP = 1 << 7,
+	VERB_SERVICE = 1 << 8,
+	VERB_ALL_VERBS = ~0,
+};
+
+enum option_argument { ARGUMENT_NONE, ARGUMENT_REQUIRED, ARGUMENT_OPTIONAL };
+
+/* Strings in the order in which they were given. */
+struct text_list {
+	char **items;
+	size_t count, capacity;
+};
+
+struct option_row;
+
+struct options {
+	/* Which tree, which images */
+	pid_t tree;             /* 0 = not given */
+	const char *images_dir; /* NULL = not given */
+	const char *work_dir;   /* NULL = the images directory */
+
+	/* What happens to the tree */
+	bool leave_running, leave_stopped;
+	bool restore_detached, restore_sibling;
+	const char *pidfile; /* relative to the work directory; NULL = none */
+	bool exec_command;   /* execute positional[] after the restore */
+	int *close_fds;      /* descriptors to close before a restore */
+	size_t close_fd_count, close_fd_capacity;
+	unsigned timeout_seconds; /* 0 = no limit */
+
+	/* What may be in the tree */
+	bool shell_job;
+	bool tcp_established, tcp_close, skip_in_flight;
+	enum network_lock_method network_lock;
+	bool external_unix_sockets;
+	bool file_locks, link_remap;
+	uint64_t ghost_limit_bytes;
+	struct text_list action_scripts;
+	bool format_plain; /* --format criu */
+
+	/* What is told */
+	const char *log_file; /* relative to the work directory; NULL = standard error */
+	int verbosity;        /* enum log_level */
+	bool log_pid;
+	bool display_stats;
+	bool json;
+	bool show_plan;
+	bool help, version;
+
+	/* check */
+	bool all;
+	struct text_list features;
+
+	/* Config files */
+	const char *config; /* NULL = $CRIU_CONFIG_FILE or none */
+	bool no_default_config;
+
+	const char *die_at; /* NULL = never */
+
+	const char *verb;  /* the first word that is no option; NULL = none */
+	char **positional; /* the words after the verb, NULL at the end */
+	size_t positional_count;
+
+	/* The first option of a feature that is not there yet, of which the verb must not run without; NULL = none */
+	const struct option_row *later;
+	const char *later_value; /* what was asked for of an option that knows some values; NULL = all of it */
+};
+
+/* One row of options.def. */
+struct option_row {
+	const char *name;
+	char short_name; /* 0 = none */
+	enum option_argument argument;
+	const char *value_name; /* for help; "" = no argument */
+	bool negatable;
+	unsigned verbs;        /* enum verb_bit */
+	const char *rpc_field; /* field of criu_opts with the same meaning; "" = none */
+	/* Writes @value (NULL: none given) to @field. NULL: nothing to store. */
+	int (*store)(struct options *options, const struct option_row *row, void *field, const char *value,
+		     struct failure *failure);
+	size_t field_offset;
+	const char *later; /* the feature it comes with; NULL = it works */
+	const char *help;
+};
+
+extern const struct option_row option_rows[];
+extern const size_t option_row_count;
+
+/*
+ * Reads the config files and the command line. @argv may be permuted. Strings of *ret_options point into @argv or
+ * live as long as the program. Fills ret_options->json before a failure too, so that it can be told in the right form.
+ * Returns 0 or a failure.
+ */
+int options_parse(int argc, char **argv, struct options *ret_options, struct failure *failure);
+
+/*
+ * Sets one option by its long name (also "no-<name>"), as config files and RPC do.
+ *
+ * @verb   enum verb_bit of the command that is being run; decides whether an option of a later feature is refused
+ * @value  NULL = none given
+ * Returns 0 or a failure.
+ */
+int options_set(struct options *options, unsigned verb, const char *name, const char *value, struct failure *failure);
+
+/* Fails when an option of a later feature was given. Returns 0 or a failure. */
+int options_refuse_later(const struct options *options, struct failure *failure);
+
+/* The defaults: what an empty command line means. */
+void options_init(struct options *options);
+void options_free(struct options *options);

@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "cmd/verbs.h"
+
+#include <string.h>
+
+#include "base/fd.h"
+
+const struct verb verbs[] = {
+	{"dump", VERB_DUMP, VERB_IMAGES_WRITE, true, verb_dump, NULL, "",
+	 "stop a tree of processes and write it to images"},
+	{"restore", VERB_RESTORE, VERB_IMAGES_READ, false, verb_restore, NULL, "[-- COMMAND…]",
+	 "make the tree again from its images"},
+	{"kill", VERB_KILL, VERB_IMAGES_IF_GIVEN, true, verb_kill, NULL, "",
+	 "end a tree that `dump --leave-stopped` left"},
+	{"resume", VERB_RESUME, VERB_IMAGES_IF_GIVEN, true, verb_resume, NULL, "",
+	 "let a tree run again that `dump --leave-stopped` left"},
+	{"explain", VERB_EXPLAIN, VERB_IMAGES_NONE, true, verb_explain, NULL, "",
+	 "list everything that stands in the way of a dump, and change nothing"},
+	{"show", VERB_SHOW, VERB_IMAGES_READ, false, verb_show, NULL, "[DIR]", "tell what is in an images directory"},
+	{"check", VERB_CHECK, VERB_IMAGES_NONE, false, verb_check, NULL, "",
+	 "find out whether this kernel has what criu needs"},
+	{"version", 0, VERB_IMAGES_NONE, false, verb_version, NULL, "", "print the version"},
+	{"help", 0, VERB_IMAGES_NONE, false, verb_help, NULL, "[COMMAND]", "print help"},
+
+	{"pre-dump", VERB_PRE_DUMP, VERB_IMAGES_NONE, false, NULL, "migration", "", "dump memory before the last dump"},
+	{"page-server", 0, VERB_IMAGES_NONE, false, NULL, "migration", "", "receive memory for images"},
+	{"lazy-pages", 0, VERB_IMAGES_NONE, false, NULL, "migration", "", "bring memory to a restored tree"},
+	{"dedup", 0, VERB_IMAGES_NONE, false, NULL, "migration", "", "free pages that newer images replace"},
+	{"migrate", 0, VERB_IMAGES_NONE, false, NULL, "migration", "", "move a running tree to another machine"},
+	{"receive", 0, VERB_IMAGES_NONE, false, NULL, "migration", "", "take a tree that another machine sends"},
+	{"cpuinfo", 0, VERB_IMAGES_NONE, false, NULL, "migration", "", "compare processors of two machines"},
+	{"service", VERB_SERVICE, VERB_IMAGES_NONE, false, NULL, "the RPC service", "", "serve requests on a socket"},
+	{"swrk", VERB_SERVICE, VERB_IMAGES_NONE, false, NULL, "the RPC service", "", "serve one caller's requests"},
+};
+const size_t verb_count = ARRAY_SIZE(verbs);
+
+const struct verb *verb_find(const char *name)
+{
+	for (size_t i = 0; i < verb_count; i++)
+		if (!strcmp(verbs[i].name, name))
+			return &verbs[i];
+	return NULL;
+}
