@@ -14,6 +14,7 @@
 #include "inject/injection.h"
 #include "kernel/proc.h"
 #include "kinds/mem/memory.h"
+#include "kinds/task/posix_timers.h"
 #include "kinds/task/registers.h"
 #include "kinds/task/task_kind.h"
 
@@ -56,7 +57,8 @@ static int open_injection(struct dump *dump, struct dump_task *task)
 		.proc_dirfd = task->proc_dirfd,
 		.tids = tids,
 		.thread_count = task->thread_count,
-		.leader_bytes = LEADER_BYTES + task->fd_count * sizeof(struct blob_step),
+		.leader_bytes = LEADER_BYTES + task->fd_count * sizeof(struct blob_step) +
+				posix_timers_program_bytes(task),
 		.thread_bytes = THREAD_BYTES,
 	};
 

@@ -23,6 +23,8 @@
 
 struct fd_kind;
 struct injection; /* inject/injection.h: what criu has placed inside one task */
+struct thread_status;
+struct seccomp_filters; /* kinds/task/seccomp.c */
 struct memory_map; /* kinds/mem: the mappings of one task */
 
 /* task_core_entry.task_state */
@@ -34,6 +36,7 @@ struct dump_thread {
 	bool seized;
 	int stop_signal;     /* of the group stop it was found in; 0 = it was running */
 	CoreEntry *core;     /* what the images will say; filled by the task kinds */
+	const struct thread_status *status; /* kinds/task/thread_status.h; NULL = not read yet */
 };
 
 /* One slot of a descriptor table. */
@@ -90,6 +93,8 @@ struct dump {
 	struct known_files *mapped_files; /* look-ups of mapped files (kinds/mem/file.c) */
 	struct file_index *file_index; /* finds the open file description of a descriptor (dump/files.c) */
 	void **kind_states;       /* one pointer per row of fd_kinds, owned by the kind */
+	struct seccomp_filters *seccomp; /* NULL = no task has one */
+	unsigned online_processors; /* of this machine; 0 = not asked yet */
 	DumpStatsEntry stats;
 	char run_id[37];          /* inventory_entry.dump_criu_run_id */
 	uint32_t last_pages_id;   /* of the last pages-<id>.img */

@@ -21,6 +21,7 @@
 #include "inventory.pb-c.h"
 #include "mm.pb-c.h"
 #include "pstree.pb-c.h"
+#include "seccomp.pb-c.h"
 #include "stats.pb-c.h"
 
 struct fd_kind;
@@ -81,6 +82,7 @@ struct restore {
 	int pages_fd;                /* the pages file in use; -1 = none */
 	uint32_t pages_fd_id;
 	int notify_fd;               /* where the interpreter reports to; a number no task uses */
+	SeccompEntry *seccomp;       /* NULL = not read, no task needs it */
 	RestoreStatsEntry stats;
 };
 

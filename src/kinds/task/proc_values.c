@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Numbers that a process has in files of /proc: how willingly the kernel kills it when memory is short, what its
+ * core would hold, and who logged in. Read from outside, written by the process itself while it is criu: the pid
+ * that criu sees need not be the one of the images.
+ */
+#include <fcntl.h>
+#include <limits.h>
+
+#include "base/fd.h"
+#include "base/log.h"
+#include "kinds/task/task_kind.h"
+
+static int read_number(int dirfd, const char *path, int base, long long *ret_value)
+{
+	_cleanup_free_ char *text = NULL;
+	char *end;
+	int error = read_text_at(dirfd, path, &text, NULL);
+
+	if (error < 0)
+		return error;
+	long long value = strtoll(text, &end, base);
+	if (end == text)
+		return -EPROTO;
+	*ret_value = value;
+	return 0;
+}
+
+static int collect(struct dump *dump, struct dump_task *task)
+{
+	TaskCoreEntry *core = task->core->tc;
+	long long value;
+
+	if (task->state == TASK_STATE_DEAD)
+		return 0;
+	int error = read_number(task->proc_dirfd, "oom_score_adj", 10, &value);
+	if (error < 0)
+		return fail_errno(&dump->failure, error, "task-oom", dump_task_name(dump, task), NULL,
+				  "cannot read its oom_score_adj");
+	core->has_oom_score_adj = true;
+	core->oom_score_adj = value;
+	/* Kernels without audit or without cores do not have these. */
+	if (!read_number(task->proc_dirfd, "loginuid", 10, &value)) {
+		core->has_loginuid = true;
+		core->loginuid = value;
+	}
+	if (!read_number(task->proc_dirfd, "coredump_filter", 16, &value)) {
+		core->has_coredump_filter = true;
+		core->coredump_filter = value;
+	}
+	return 0;
+}
+
+/* Writes @value if the file says another; failure is told and not fatal: the task works without. */
+static void set_number(struct restore *restore, const struct restore_task *task, const char *path, int base,
+		       long long value)
+{
+	char text[32];
+	long long now;
+
+	if (!read_number(AT_FDCWD, path, base, &now) && now == value)
+		return;
+	snprintf(text, sizeof(text), base == 16 ? "0x%llx" : "%lld", value);
+	int error = write_text_at(AT_FDCWD, path, text);
+	if (error < 0)
+		log_warn("%s: cannot set %s to %s: error %d", restore_task_name(restore, task), path, text, -error);
+}
+
+static int enter(struct restore *restore, const struct restore_task *task)
+{
+	const TaskCoreEntry *core = task->core->tc;
+
+	if (task->state == TASK_STATE_DEAD)
+		return 0;
+	if (core->has_oom_score_adj)
+		set_number(restore, task, "/proc/self/oom_score_adj", 10, core->oom_score_adj);
+	if (core->has_loginuid && core->loginuid != UINT_MAX)
+		set_number(restore, task, "/proc/self/loginuid", 10, core->loginuid);
+	if (core->has_coredump_filter)
+		set_number(restore, task, "/proc/self/coredump_filter", 16, core->coredump_filter);
+	return 0;
+}
+
+const struct task_kind proc_values_kind = {
+	.name = "values of /proc",
+	.collect = collect,
+	.enter = enter,
+};

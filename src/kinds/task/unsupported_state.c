@@ -1,0 +1,129 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What a thread can have and the images cannot say: refused before anything is changed.
+ * Sharing between processes (CLONE_VM and others) is refused where their ids are made, dump/collect.c.
+ */
+#include <fcntl.h>
+#include <linux/kcmp.h>
+#include <string.h>
+#include <sys/ptrace.h>
+#include <sys/syscall.h>
+
+#include "base/fd.h"
+#include "kernel/uapi.h"
+#include "kinds/task/task_kind.h"
+#include "kinds/task/thread_status.h"
+
+enum { USER_DISPATCH_OFF = 0 };
+
+/* Namespaces that a thread may have of its own, and what they are for. */
+static const struct namespace_kind {
+	const char *name, *what;
+	bool per_thread; /* others are the whole process's */
+} namespaces[] = {
+	{"user", "user ids", false}, {"pid", "process ids", false}, {"mnt", "mounts", true},
+	{"net", "network", true},    {"ipc", "IPC", true},          {"uts", "host name", true},
+	{"cgroup", "cgroups", true},
+};
+
+static int namespace_inode(int dirfd, const char *path, uint64_t *ret_inode)
+{
+	char link[64], *digits;
+	ssize_t length = readlinkat(dirfd, path, link, sizeof(link) - 1);
+
+	if (length < 0)
+		return -errno;
+	link[length] = '\0';
+	digits = strchr(link, '[');
+	*ret_inode = digits ? strtoull(digits + 1, NULL, 10) : 0;
+	return *ret_inode ? 0 : -EPROTO;
+}
+
+static int check_namespace(struct dump *dump, struct dump_thread *thread, const struct namespace_kind *kind)
+{
+	uint64_t own, other;
+	char path[48], own_path[48];
+
+	snprintf(own_path, sizeof(own_path), "/proc/self/ns/%s", kind->name);
+	snprintf(path, sizeof(path), "task/%d/ns/%s", thread->tid, kind->name);
+	int error = namespace_inode(AT_FDCWD, own_path, &own);
+	if (error == -ENOENT)
+		return 0;
+	if (!error)
+		error = namespace_inode(thread->task->proc_dirfd, path, &other);
+	if (error < 0)
+		return fail_errno(&dump->failure, error, "task-namespace", dump_task_name(dump, thread->task), NULL,
+				  "cannot read the namespaces of thread %d", thread->tid);
+	if (own == other)
+		return 0;
+	return fail(&dump->failure, EOPNOTSUPP, "task-namespace", dump_task_name(dump, thread->task),
+		    "run criu inside the same namespaces: nsenter -t PID -a criu dump …",
+		    "thread %d is in another %s namespace than criu (%s)", thread->tid, kind->name, kind->what);
+}
+
+static int check_namespaces(struct dump *dump, struct dump_thread *thread, bool leader)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(namespaces); i++) {
+		int error = leader || namespaces[i].per_thread ? check_namespace(dump, thread, &namespaces[i]) : 0;
+		if (error < 0)
+			return error;
+	}
+	return 0;
+}
+
+/* A thread may have left the process's descriptor table or working directory (unshare). */
+static int check_unshared(struct dump *dump, struct dump_thread *thread)
+{
+	static const struct {
+		int type;
+		const char *what;
+	} resources[] = {{KCMP_FILES, "descriptor table"}, {KCMP_FS, "working directory"}};
+	pid_t leader = thread->task->pid;
+
+	for (size_t i = 0; i < ARRAY_SIZE(resources) && thread->tid != leader; i++) {
+		long order = syscall(SYS_kcmp, leader, thread->tid, resources[i].type, 0, 0);
+		if (order < 0)
+			return fail_errno(&dump->failure, errno, "task-kcmp", dump_task_name(dump, thread->task),
+					  "the kernel needs CONFIG_KCMP", "cannot compare its threads");
+		if (order)
+			return fail(&dump->failure, EOPNOTSUPP, "task-thread-unshared",
+				    dump_task_name(dump, thread->task), NULL,
+				    "thread %d has a %s of its own, apart from its process", thread->tid,
+				    resources[i].what);
+	}
+	return 0;
+}
+
+static int check_user_dispatch(struct dump *dump, struct dump_thread *thread)
+{
+	struct ptrace_sud_config config = {};
+
+	/* Kernels before 6.4 do not tell. */
+	if (ptrace(PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG, thread->tid, sizeof(config), &config) < 0 ||
+	    config.mode == USER_DISPATCH_OFF)
+		return 0;
+	return fail(&dump->failure, EOPNOTSUPP, "task-user-dispatch", dump_task_name(dump, thread->task), NULL,
+		    "thread %d catches its own system calls (PR_SET_SYSCALL_USER_DISPATCH)", thread->tid);
+}
+
+static int collect_thread(struct dump *dump, struct dump_thread *thread)
+{
+	const struct thread_status *status;
+	int error = thread_status_get(dump, thread, &status);
+
+	if (error < 0)
+		return error;
+	if (status->shadow_stack)
+		return fail(&dump->failure, EOPNOTSUPP, "task-shadow-stack", dump_task_name(dump, thread->task),
+			    "start it with GLIBC_TUNABLES=glibc.cpu.hwcaps=-SHSTK", "thread %d uses a shadow stack",
+			    thread->tid);
+	error = check_user_dispatch(dump, thread);
+	if (!error)
+		error = check_unshared(dump, thread);
+	return error ? error : check_namespaces(dump, thread, thread->tid == thread->task->pid);
+}
+
+const struct task_kind unsupported_state_kind = {
+	.name = "unsupported",
+	.collect_thread = collect_thread,
+};
