@@ -230,7 +230,9 @@ static void become(struct tree_run *run, struct restore_tree_node *node)
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
 	if (!task)
 		become_helper(run, node);
-	restore->fork_origin = restore->self;
+	/* A dead task has no memory of its own: what it passes on is its creator's. */
+	if (restore->self && restore->self->memory)
+		restore->fork_origin = restore->self;
 	restore->self = task;
 	log_set_pid(task->pid);
 	atomic_store(&restore->shared->born[task->index], 1);
