@@ -27,6 +27,8 @@
 #include "kinds/fd/file_lock.h"
 #include "kinds/fd/regular.h"
 #include "kinds/mem/memory.h"
+#include "kinds/task/fs.h"
+#include "kinds/task/pending.h"
 #include "model/action_script.h"
 
 const char *const dump_stages[] = {"start",	"frozen",  "collected",	 "injected", "inspecting", "inspected", "described",
@@ -168,6 +170,9 @@ static int describe(struct dump *dump)
 	}
 	if (!error)
 		error = dump_files(dump);
+	for (size_t i = 0; i < dump->task_count && !error; i++)
+		if (dump->tasks[i]->state != TASK_STATE_DEAD && fs_dump(dump, dump->tasks[i]) < 0)
+			error = dump_blocked(dump);
 	if (!error)
 		error = finish_files(dump);
 	if (!error) {
@@ -209,7 +214,9 @@ static int dump_frozen(struct dump *dump)
 	dump_stage(dump, "pages");
 	int released = release_injections(dump);
 	dump_stage(dump, "released");
-	return error ? error : released;
+	if (!error)
+		error = released;
+	return error ? error : pending_refresh(dump);
 }
 
 /* ---- the end of the tree ---- */

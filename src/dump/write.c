@@ -8,6 +8,7 @@
 
 #include "dump/stages.h"
 #include "kinds/mem/memory.h"
+#include "kinds/task/seccomp.h"
 
 #include "inventory.pb-c.h"
 #include "pstree.pb-c.h"
@@ -169,6 +170,8 @@ int write_images(struct dump *dump)
 		error = write_task(dump, dump->tasks[i]);
 	if (!error)
 		error = write_files(dump);
+	if (!error)
+		error = seccomp_write(dump);
 	if (!error)
 		error = write_tree(dump);
 	if (!error)
