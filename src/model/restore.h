@@ -75,6 +75,7 @@ struct restore {
 	struct restore_file **files; /* ascending ids */
 	size_t file_count;
 	void **kind_states;          /* one pointer per row of fd_kinds, owned by the kind */
+	struct restored_locks *file_locks; /* kinds/fd/file_lock.c; NULL = there are none */
 	struct restore_shared *shared;
 	uint64_t stage_address, stage_end; /* addresses that no task uses (restore/memory_read.c) */
 	struct restore_task *self;   /* NULL in criu itself */

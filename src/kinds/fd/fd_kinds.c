@@ -10,6 +10,8 @@ extern const struct fd_kind signalfd_kind;
 extern const struct fd_kind timerfd_kind;
 extern const struct fd_kind epoll_kind;
 extern const struct fd_kind pidfd_kind;
+extern const struct fd_kind memfd_kind;
+extern const struct fd_kind regular_kind;
 extern const struct fd_kind unsupported_kind;
 
 const struct fd_kind *const fd_kinds[] = {
@@ -21,6 +23,8 @@ const struct fd_kind *const fd_kinds[] = {
 	&timerfd_kind,
 	&epoll_kind,
 	&pidfd_kind,
+	&memfd_kind,
+	&regular_kind,
 	&unsupported_kind,
 	NULL,
 };
