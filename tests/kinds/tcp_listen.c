@@ -16,13 +16,17 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#ifndef IPPROTO_MPTCP
+#define IPPROTO_MPTCP 262
+#endif
+
 struct listener {
 	int family;
 	const char *address;
 	uint16_t port;
 	int backlog;
 	bool reuse_address, reuse_port, only_ipv6;
-	int fd;
+	int fd, protocol;
 };
 
 static struct listener listeners[] = {
@@ -32,6 +36,7 @@ static struct listener listeners[] = {
 	{AF_INET6, "::", 7004, 128, true, false, false, -1},
 	{AF_INET, "127.0.0.1", 7005, 8, false, true, false, -1},
 	{AF_INET, "127.0.0.1", 7005, 8, false, true, false, -1},
+	{AF_INET6, "::", 7006, 32, true, false, false, -1, IPPROTO_MPTCP},
 };
 #define LISTENERS (sizeof(listeners) / sizeof(listeners[0]))
 
@@ -74,7 +79,10 @@ static void make_listener(struct listener *listener)
 	struct sockaddr_storage address;
 	socklen_t size = make_address(listener->family, listener->address, listener->port, &address);
 
-	listener->fd = MUST(socket(listener->family, SOCK_STREAM | SOCK_NONBLOCK, 0));
+	listener->fd = socket(listener->family, SOCK_STREAM | SOCK_NONBLOCK, listener->protocol);
+	if (listener->fd < 0 && listener->protocol)
+		return; /* a kernel without it, or switched off */
+	MUST(listener->fd);
 	if (listener->reuse_address)
 		set_int(listener->fd, SOL_SOCKET, SO_REUSEADDR, 1);
 	if (listener->reuse_port)
@@ -119,6 +127,7 @@ static void check_listener(const struct listener *listener)
 
 	MUST(getsockname(listener->fd, (struct sockaddr *)&found, &found_size));
 	CHECK(!memcmp(&wanted, &found, size), "name of the listener on port %u", listener->port);
+	CHECK(!listener->protocol || get_int(listener->fd, SOL_SOCKET, SO_PROTOCOL) == listener->protocol);
 	CHECK(get_int(listener->fd, SOL_SOCKET, SO_ACCEPTCONN) == 1, "port %u does not listen", listener->port);
 	CHECK(get_int(listener->fd, SOL_SOCKET, SO_REUSEADDR) == listener->reuse_address, "port %u", listener->port);
 	CHECK(get_int(listener->fd, SOL_SOCKET, SO_REUSEPORT) == listener->reuse_port, "port %u", listener->port);
@@ -211,6 +220,8 @@ int main(void)
 	harness_ready();
 	while (harness_wait_check()) {
 		for (size_t i = 0; i < LISTENERS; i++) {
+			if (listeners[i].fd < 0)
+				continue;
 			check_listener(&listeners[i]);
 			check_accepts(&listeners[i], listeners[i].family == AF_INET ? "127.0.0.1" : "::1");
 		}

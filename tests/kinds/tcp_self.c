@@ -25,7 +25,7 @@ struct pair {
 	int client, server;
 };
 
-static struct pair idle, waiting, flooded, half_closed, ended, v6, mapped, tuned, many[MANY], shared;
+static struct pair idle, waiting, flooded, half_closed, ended, over, v6, mapped, tuned, many[MANY], shared;
 static size_t flood_bytes;
 
 static int get_int(int fd, int level, int option)
@@ -171,6 +171,19 @@ static void check_half_closed(void)
 	CHECK(recv(ended.client, buffer, 1, 0) == 1 && buffer[0] == 'z');
 }
 
+/* Both sides have said their last byte, but not all was read. */
+static void check_over(void)
+{
+	struct pollfd event = {.fd = over.client, .events = POLLIN | POLLRDHUP};
+	char buffer[8] = "";
+
+	CHECK(tcp_state(over.client) == 7, "state %d", tcp_state(over.client));
+	CHECK(recv(over.client, buffer, sizeof(buffer), MSG_PEEK) == 6 && !memcmp(buffer, "unread", 6), "%.6s", buffer);
+	CHECK(poll(&event, 1, 0) == 1 && event.revents & POLLHUP, "events %#x", event.revents);
+	CHECK(send(over.client, "x", 1, MSG_NOSIGNAL) < 0 && errno == EPIPE);
+	CHECK(recv(over.server, buffer, 1, 0) == 0, "%s", strerror(errno));
+}
+
 static void check_tuned(void)
 {
 	int fd = tuned.client;
@@ -253,6 +266,7 @@ static void make_all(void)
 	flooded = make_pair(AF_INET, "127.0.0.1");
 	half_closed = make_pair(AF_INET, "127.0.0.1");
 	ended = make_pair(AF_INET6, "::1");
+	over = make_pair(AF_INET, "127.0.0.1");
 	v6 = make_pair(AF_INET6, "::1");
 	mapped = make_pair(AF_INET6, "::ffff:127.0.0.1");
 	tuned = make_pair(AF_INET, "127.0.0.1");
@@ -266,6 +280,12 @@ static void make_all(void)
 	MUST(shutdown(ended.client, SHUT_WR));
 	wait_state(half_closed.client, 5);
 	wait_state(ended.client, 5);
+	MUST(send(over.server, "unread", 6, 0));
+	MUST(shutdown(over.server, SHUT_WR));
+	wait_state(over.client, 8);
+	MUST(shutdown(over.client, SHUT_WR));
+	wait_state(over.client, 7);
+	wait_state(over.server, 7);
 	tune();
 	flood();
 }
@@ -281,6 +301,7 @@ int main(void)
 		check_waiting();
 		check_flooded();
 		check_half_closed();
+		check_over();
 		check_exchange("v6", v6);
 		check_exchange("mapped", mapped);
 		check_names("v6", v6);

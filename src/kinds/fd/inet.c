@@ -28,6 +28,7 @@
 
 #include "base/fd.h"
 #include "base/log.h"
+#include "image/image.h"
 #include "kinds/fd/inet_options.h"
 #include "kinds/fd/socket_options.h"
 #include "kinds/fd/tcp_connections.h"
@@ -158,20 +159,22 @@ static void set_shutdown(InetSkEntry *entry, SkShutdown value)
 	entry->shutdown = value;
 }
 
+/* Listeners of multipath TCP (Go programs make them by default) are like those of TCP. */
+static bool is_tcp(const InetSkEntry *entry)
+{
+	return entry->type == SOCK_STREAM && (entry->proto == IPPROTO_TCP || entry->proto == IPPROTO_MPTCP);
+}
+
 /* Kinds of internet sockets that have state which cannot be read or set. */
 static int refuse_protocol(struct dump *dump, const InetSkEntry *entry)
 {
-	const char *what = "of an unknown protocol";
-	const char *hint = "its owner must close it before the dump";
+	const char *what = "a socket of an unknown protocol";
 
-	if (entry->type == SOCK_STREAM && entry->proto == IPPROTO_TCP)
+	if (is_tcp(entry))
 		return 0;
 	if (entry->type == SOCK_DGRAM && (entry->proto == IPPROTO_UDP || entry->proto == IPPROTO_UDPLITE))
 		return 0;
-	if (entry->proto == IPPROTO_MPTCP) {
-		what = "a multipath TCP socket";
-		hint = "use plain TCP (GODEBUG=multipathtcp=0 for Go programs)";
-	} else if (entry->type == SOCK_RAW) {
+	if (entry->type == SOCK_RAW) {
 		what = "a raw socket";
 	} else if (entry->type == SOCK_DGRAM) {
 		what = "a ping socket";
@@ -180,7 +183,7 @@ static int refuse_protocol(struct dump *dump, const InetSkEntry *entry)
 	} else if (entry->proto == IPPROTO_DCCP) {
 		what = "a DCCP socket";
 	}
-	return fail(&dump->failure, EOPNOTSUPP, "fd-inet-protocol", NULL, hint,
+	return fail(&dump->failure, EOPNOTSUPP, "fd-inet-protocol", NULL, "its owner must close it before the dump",
 		    "%s (internet socket, type %u, protocol %u) cannot be checkpointed", what, entry->type,
 		    entry->proto);
 }
@@ -213,17 +216,27 @@ static int dump_connecting(struct dump *dump, InetSkEntry *entry)
 	return 0;
 }
 
-/* Closed sockets are free to be bound; those that were connected once keep neither name nor port. */
-static void dump_closed(int fd, InetSkEntry *entry)
+/* Bytes that the program has not read outlive the connection. */
+static int dump_unread(struct dump *dump, const struct target_fd *target, const InetSkEntry *entry)
 {
-	int unread = 0;
+	struct tcp_stream *stream = tcp_stream_new();
+	int ret = tcp_stream_read_ended(&dump->failure, target->fd, stream);
 
-	if (polled_shutdown(fd) == SK_SHUTDOWN__NONE)
-		return;
+	if (!ret && stream->entry.inq_len && !dump->only_explain)
+		ret = tcp_stream_write(dump->images_dirfd, &dump->failure, entry->ino, stream);
+	tcp_stream_free(stream);
+	return ret;
+}
+
+/* A closed socket may have a name; one whose connection has ended has none, but perhaps unread bytes. */
+static int dump_closed(struct dump *dump, const struct target_fd *target, InetSkEntry *entry)
+{
+	entry->state = TCP_STATE_CLOSE;
+	if (polled_shutdown(target->fd) == SK_SHUTDOWN__NONE)
+		return 0;
 	set_shutdown(entry, SK_SHUTDOWN__BOTH);
 	entry->src_port = 0;
-	if (!ioctl(fd, SIOCINQ, &unread) && unread > 0)
-		log_warn("a closed TCP connection has %d unread bytes that will be lost", unread);
+	return dump_unread(dump, target, entry);
 }
 
 /* A layer above TCP (kernel TLS) has keys and records that nobody can read. */
@@ -252,11 +265,11 @@ static int dump_tcp(struct dump *dump, const struct target_fd *target, InetSkEnt
 		return dump_listener(dump, &info, entry);
 	if (entry->state == TCP_STATE_SYN_SENT || entry->state == TCP_STATE_SYN_RECEIVED)
 		return dump_connecting(dump, entry);
-	if (!tcp_state_is_connected(entry->state)) {
-		entry->state = TCP_STATE_CLOSE;
-		dump_closed(target->fd, entry);
-		return 0;
-	}
+	if (!tcp_state_is_connected(entry->state))
+		return dump_closed(dump, target, entry);
+	if (entry->proto == IPPROTO_MPTCP)
+		return fail(&dump->failure, EOPNOTSUPP, "fd-mptcp", NULL, "use plain TCP in the program or its peer",
+			    "an established multipath TCP connection cannot be checkpointed");
 	ret = refuse_upper_layer(dump, target->fd);
 	if (ret)
 		return ret;
@@ -313,7 +326,7 @@ static int inet_dump(struct dump *dump, const struct target_fd *target, FileEntr
 	if (ret)
 		return ret;
 	file->isk = entry;
-	if (entry->proto == IPPROTO_TCP)
+	if (is_tcp(entry))
 		return dump_tcp(dump, target, entry);
 	dump_udp(target, connected, entry);
 	return 0;
@@ -338,7 +351,8 @@ static int check_entry(struct restore *restore, const InetSkEntry *entry)
 		wrong = "family";
 	else if (entry->type != SOCK_STREAM && entry->type != SOCK_DGRAM)
 		wrong = "type";
-	else if ((entry->type == SOCK_STREAM) != (entry->proto == IPPROTO_TCP))
+	else if (!is_tcp(entry) &&
+		 (entry->type == SOCK_STREAM || (entry->proto != IPPROTO_UDP && entry->proto != IPPROTO_UDPLITE)))
 		wrong = "proto";
 	else if (entry->n_src_addr != words || entry->n_dst_addr != words)
 		wrong = "src_addr or dst_addr";
@@ -389,7 +403,6 @@ static int set_flag(int fd, int option, int value)
 static int open_socket(struct restore *restore, const InetSkEntry *entry, int *ret_fd)
 {
 	_cleanup_fd_ int fd = socket((int)entry->family, (int)entry->type | SOCK_CLOEXEC, (int)entry->proto);
-	bool is_tcp = entry->proto == IPPROTO_TCP;
 	const SkOptsEntry *options = entry->opts;
 	int ret;
 
@@ -400,7 +413,7 @@ static int open_socket(struct restore *restore, const InetSkEntry *entry, int *r
 	if ((entry->has_uid || entry->has_gid) &&
 	    fchown(fd, entry->has_uid ? entry->uid : (uid_t)-1, entry->has_gid ? entry->gid : (gid_t)-1))
 		log_debug("socket %u keeps criu's owner: %s", entry->id, strerror(errno));
-	ret = set_flag(fd, SO_REUSEADDR, is_tcp || options->reuseaddr);
+	ret = set_flag(fd, SO_REUSEADDR, is_tcp(entry) || options->reuseaddr);
 	if (!ret && options->so_reuseport)
 		ret = set_flag(fd, SO_REUSEPORT, 1);
 	if (!ret && options->so_bound_dev &&
@@ -444,7 +457,7 @@ static int fail_bind(struct restore *restore, int error, const InetSkEntry *entr
 	else if (error == -EADDRNOTAVAIL)
 		hint = "add the address to this host before the restore";
 	return fail_errno(&restore->failure, error, "restore-inet-bind", NULL, hint, "cannot bind to %s port %u",
-			  entry->proto == IPPROTO_TCP ? "TCP" : "UDP", entry->src_port);
+			  is_tcp(entry) ? "TCP" : "UDP", entry->src_port);
 }
 
 /* What a program sees of a connection that was reset: end of file, and an error when it writes. */
@@ -460,14 +473,33 @@ static int open_listener(struct restore *restore, const InetSkEntry *entry, int 
 	return ret ? fail_bind(restore, ret, entry) : 0;
 }
 
+/* What is left of a connection that has ended: unread bytes, if there were any. */
+static int open_ended(struct restore *restore, const InetSkEntry *entry, int fd)
+{
+	struct tcp_stream *stream;
+	char name[64];
+	int ret;
+
+	image_name(IMAGE_TCP_STREAM, entry->ino, name, sizeof(name));
+	if (faccessat(restore->images_dirfd, name, F_OK, 0)) {
+		close_both_ways(fd);
+		return 0;
+	}
+	ret = tcp_stream_load(restore->images_dirfd, &restore->failure, entry->ino, TCP_STATE_CLOSE, &stream);
+	if (ret)
+		return ret;
+	ret = tcp_stream_restore_ended(&restore->failure, fd, (int)entry->family, stream);
+	tcp_stream_free(stream);
+	return ret;
+}
+
 static int open_closed_tcp(struct restore *restore, const InetSkEntry *entry, int fd)
 {
-	int ret = 0;
+	int ret;
 
 	if (entry->has_shutdown && entry->shutdown != SK_SHUTDOWN__NONE)
-		close_both_ways(fd);
-	else if (entry->src_port)
-		ret = bind_socket(fd, entry);
+		return open_ended(restore, entry, fd);
+	ret = entry->src_port ? bind_socket(fd, entry) : 0;
 	return ret ? fail_bind(restore, ret, entry) : 0;
 }
 
@@ -571,7 +603,7 @@ static int inet_connect(struct restore *restore, struct restore_file *file, int 
 {
 	const InetSkEntry *entry = file->entry->isk;
 
-	if (entry->proto == IPPROTO_TCP && entry->state == TCP_STATE_LISTEN && listen(fd, (int)entry->backlog))
+	if (is_tcp(entry) && entry->state == TCP_STATE_LISTEN && listen(fd, (int)entry->backlog))
 		return fail_bind(restore, -errno, entry);
 	return 0;
 }
@@ -611,7 +643,7 @@ static int inet_open(struct restore *restore, struct restore_file *file, int *re
 
 	if (ret)
 		return ret;
-	if (entry->proto != IPPROTO_TCP)
+	if (!is_tcp(entry))
 		ret = open_udp(restore, entry, fd);
 	else if (comes_back_closed(restore, inet))
 		close_both_ways(fd);

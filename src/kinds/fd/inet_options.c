@@ -121,7 +121,7 @@ static TcpOptsEntry *dump_tcp(struct arena *arena, int fd, const InetSkEntry *en
 {
 	TcpOptsEntry *tcp = arena_message(arena, TcpOptsEntry, tcp_opts_entry);
 
-	if (entry->proto != IPPROTO_TCP)
+	if (entry->type != SOCK_STREAM)
 		return tcp;
 	get_flag(fd, IPPROTO_TCP, TCP_CORK, &tcp->has_cork, &tcp->cork);
 	get_flag(fd, IPPROTO_TCP, TCP_NODELAY, &tcp->has_nodelay, &tcp->nodelay);
@@ -136,7 +136,7 @@ static void dump_congestion(struct arena *arena, int fd, int fresh_fd, InetSkEnt
 	char name[CONGESTION_NAME_MAX + 1] = "", fresh_name[CONGESTION_NAME_MAX + 1] = "";
 	socklen_t size = CONGESTION_NAME_MAX, fresh_size = CONGESTION_NAME_MAX;
 
-	if (entry->proto == IPPROTO_TCP && !getsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, name, &size) &&
+	if (entry->type == SOCK_STREAM && !getsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, name, &size) &&
 	    !getsockopt(fresh_fd, IPPROTO_TCP, TCP_CONGESTION, fresh_name, &fresh_size) && strcmp(name, fresh_name))
 		entry->congestion = arena_strdup(arena, name);
 }
@@ -263,7 +263,7 @@ int inet_options_restore(struct failure *failure, int fd, const InetSkEntry *ent
 {
 	int ret = restore_ip(failure, fd, entry);
 
-	if (!ret && entry->proto == IPPROTO_TCP && entry->tcp_opts)
+	if (!ret && entry->type == SOCK_STREAM && entry->tcp_opts)
 		ret = restore_tcp(failure, fd, entry->tcp_opts);
 	if (!ret && entry->congestion &&
 	    setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, entry->congestion, strlen(entry->congestion)))

@@ -309,6 +309,15 @@ int tcp_stream_read_receive(struct failure *failure, int fd, struct tcp_stream *
 	return read_in_repair(failure, fd, stream, read_receive_part);
 }
 
+int tcp_stream_read_ended(struct failure *failure, int fd, struct tcp_stream *stream)
+{
+	int ret = queue_length(fd, SIOCINQ, &stream->entry.inq_len);
+
+	stream->state = TCP_STATE_CLOSE;
+	return ret ? fail_read(failure, ret, "receive queue")
+		   : peek_queue(failure, fd, stream->entry.inq_len, &stream->in);
+}
+
 bool tcp_stream_is_stale(int fd, const struct tcp_stream *stream)
 {
 	struct tcp_info info;
@@ -623,4 +632,43 @@ int tcp_stream_start(struct failure *failure, int fd, const struct tcp_stream *s
 	if (tcp_state_has_own_fin(stream->state) && shutdown(fd, SHUT_WR))
 		return fail_fill(failure, -errno, "end");
 	return 0;
+}
+
+/* A connection of ours through the loopback device: @fd to *ret_peer. */
+static int connect_to_self(int fd, int family, int *ret_peer)
+{
+	struct sockaddr_in6 name6 = {.sin6_family = AF_INET6, .sin6_addr = IN6ADDR_LOOPBACK_INIT};
+	struct sockaddr_in name4 = {.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK)}};
+	struct sockaddr *name = family == AF_INET6 ? (struct sockaddr *)&name6 : (struct sockaddr *)&name4;
+	socklen_t size = family == AF_INET6 ? sizeof(name6) : sizeof(name4);
+	_cleanup_fd_ int listener = socket(family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	if (listener < 0 || bind(listener, name, size) || listen(listener, 1) || getsockname(listener, name, &size) ||
+	    connect(fd, name, size))
+		return -errno;
+	*ret_peer = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
+	return *ret_peer < 0 ? -errno : 0;
+}
+
+int tcp_stream_restore_ended(struct failure *failure, int fd, int family, const struct tcp_stream *stream)
+{
+	_cleanup_fd_ int peer = -1;
+	int ret = make_room(fd, SO_RCVBUFFORCE, stream->entry.inq_len);
+
+	if (!ret)
+		ret = connect_to_self(fd, family, &peer);
+	if (!ret)
+		ret = make_room(peer, SO_SNDBUFFORCE, stream->entry.inq_len);
+	if (!ret)
+		ret = write_queue(peer, stream->in, stream->entry.inq_len);
+	/* The peer's end comes first, so the time to wait for late packets is the peer's, which nobody waits for. */
+	if (!ret && shutdown(peer, SHUT_WR))
+		ret = -errno;
+	if (!ret)
+		ret = wait_for_state(fd, TCP_STATE_CLOSE_WAIT);
+	if (!ret && shutdown(fd, SHUT_WR))
+		ret = -errno;
+	if (!ret)
+		ret = wait_for_state(fd, TCP_STATE_CLOSE);
+	return ret ? fail_fill(failure, ret, "unread bytes, after its end") : 0;
 }

@@ -65,6 +65,8 @@ void tcp_stream_free(struct tcp_stream *stream);
  */
 int tcp_stream_read_send(struct failure *failure, int fd, struct tcp_stream *stream);
 int tcp_stream_read_receive(struct failure *failure, int fd, struct tcp_stream *stream);
+/* The unread bytes of a connection that has ended; nothing else is left of it. Returns 0 or a failure. */
+int tcp_stream_read_ended(struct failure *failure, int fd, struct tcp_stream *stream);
 /* Has the connection moved on since it was read? */
 bool tcp_stream_is_stale(int fd, const struct tcp_stream *stream);
 int tcp_stream_write(int images_dirfd, struct failure *failure, uint32_t inode, const struct tcp_stream *stream);
@@ -85,3 +87,8 @@ int tcp_stream_fill(struct failure *failure, int fd, const struct tcp_stream *st
 		    const struct connection *connection);
 /* When the other end may exist: leaves repair mode, hands over what was never sent. Returns 0 or a failure. */
 int tcp_stream_start(struct failure *failure, int fd, const struct tcp_stream *stream);
+/*
+ * Makes a new socket one whose connection has ended, with the unread bytes of @stream: both sides have said their
+ * last byte. Returns 0 or a failure.
+ */
+int tcp_stream_restore_ended(struct failure *failure, int fd, int family, const struct tcp_stream *stream);
