@@ -3,6 +3,8 @@
 
 #include "base/fd.h"
 
+extern const struct fd_kind unix_kind;
+extern const struct fd_kind netlink_kind;
 extern const struct fd_kind inet_kind;
 extern const struct fd_kind pipe_kind;
 extern const struct fd_kind eventfd_kind;
@@ -15,6 +17,8 @@ extern const struct fd_kind regular_kind;
 extern const struct fd_kind unsupported_kind;
 
 const struct fd_kind *const fd_kinds[] = {
+	&unix_kind,
+	&netlink_kind,
 	&inet_kind,
 	/* Sockets stand above: their dump_finish finds descriptors in flight, which these must know in theirs. */
 	&pipe_kind,

@@ -30,6 +30,10 @@
 
 #include "sk-packet.pb-c.h"
 
+#ifndef SO_BUF_LOCK
+#define SO_BUF_LOCK 72
+#endif
+
 enum {
 	MAX_RIGHTS = 253, /* the kernel's SCM_MAX_FD */
 	CONTROL_BYTES = 4096,
@@ -500,10 +504,10 @@ static int send_all(struct restore *restore, const struct socket_queue_packet *p
 }
 
 int socket_queue_send(struct restore *restore, struct socket_queues *queues, const struct socket_queue_packet *packet,
-		      int fd)
+		      int fd, const struct sockaddr_un *address, size_t address_length)
 {
 	char control[CONTROL_BYTES] __attribute__((aligned(8))) = {};
-	struct msghdr message = {.msg_control = control};
+	struct msghdr message = {.msg_name = (void *)address, .msg_namelen = address_length, .msg_control = control};
 	struct ucred credentials = {.pid = packet->pid, .uid = packet->uid, .gid = packet->gid};
 	int fds[MAX_RIGHTS];
 	int error = get_rights(restore, queues, packet, fds);
@@ -521,29 +525,40 @@ int socket_queue_send(struct restore *restore, struct socket_queues *queues, con
 	return error;
 }
 
-void socket_queue_make_room(int fd)
+static void set_send_buffer(int fd, int bytes)
 {
-	int bytes = INT_MAX / 4;
-
 	if (setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &bytes, sizeof(bytes)) < 0)
 		setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof(bytes));
 }
 
+struct socket_queue_room socket_queue_make_room(int fd)
+{
+	struct socket_queue_room room = {.fd = fd, .lock = -1};
+	socklen_t length = sizeof(int);
+
+	getsockopt(fd, SOL_SOCKET, SO_SNDBUF, &room.size_bytes, &length);
+	getsockopt(fd, SOL_SOCKET, SO_BUF_LOCK, &room.lock, &length);
+	room.passcred = socket_passcred_suspend(fd);
+	set_send_buffer(fd, INT_MAX / 4);
+	return room;
+}
+
+void socket_queue_end_room(const struct socket_queue_room *room)
+{
+	/* The kernel doubles what it is told. */
+	set_send_buffer(room->fd, room->size_bytes / 2);
+	if (room->lock >= 0)
+		setsockopt(room->fd, SOL_SOCKET, SO_BUF_LOCK, &room->lock, sizeof(room->lock));
+	socket_passcred_resume(room->fd, room->passcred);
+}
+
 int socket_queue_fill(struct restore *restore, struct socket_queues *queues, const struct socket_queue *queue, int fd)
 {
-	int size_bytes = 0, lock = 0, error = 0;
-	socklen_t size_length = sizeof(size_bytes), lock_length = sizeof(lock);
-	int passcred = socket_passcred_suspend(fd);
+	struct socket_queue_room room = socket_queue_make_room(fd);
+	int error = 0;
 
-	getsockopt(fd, SOL_SOCKET, SO_SNDBUF, &size_bytes, &size_length);
-	getsockopt(fd, SOL_SOCKET, SO_BUF_LOCK, &lock, &lock_length);
-	socket_queue_make_room(fd);
 	for (const struct socket_queue_packet *packet = queue->first; packet && !error; packet = packet->next)
-		error = socket_queue_send(restore, queues, packet, fd);
-	size_bytes /= 2;
-	if (setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &size_bytes, sizeof(size_bytes)) < 0)
-		setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &size_bytes, sizeof(size_bytes));
-	setsockopt(fd, SOL_SOCKET, SO_BUF_LOCK, &lock, sizeof(lock));
-	socket_passcred_resume(fd, passcred);
+		error = socket_queue_send(restore, queues, packet, fd, NULL, 0);
+	socket_queue_end_room(&room);
 	return error;
 }

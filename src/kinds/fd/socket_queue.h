@@ -47,13 +47,21 @@ struct socket_queues; /* all queues of the images */
 int socket_queues_read(struct restore *restore, struct socket_queues **ret_queues);
 /* The queue of the socket with this id, or NULL when it is empty. */
 const struct socket_queue *socket_queues_find(struct socket_queues *queues, uint32_t id);
+struct sockaddr_un;
+
 /*
- * Sends @packet on @fd, a socket whose peer is the receiver (or, with @address, to that address). @fd's send buffer
- * must have room (socket_queue_make_room). In the task that owns one of the ends. Returns 0 or a failure.
+ * Sends @packet on @fd: to @address, or to its peer when that is NULL. @fd's send buffer must have room
+ * (socket_queue_make_room). In the task that owns one of the ends. Returns 0 or a failure.
  */
 int socket_queue_send(struct restore *restore, struct socket_queues *queues, const struct socket_queue_packet *packet,
-		      int fd);
+		      int fd, const struct sockaddr_un *address, size_t address_length);
 /* Sends the whole queue. Buffer size and SO_PASSCRED of @fd are the same afterwards. Returns 0 or a failure. */
 int socket_queue_fill(struct restore *restore, struct socket_queues *queues, const struct socket_queue *queue, int fd);
+/* The send buffer of a socket that lends itself to fill a queue. */
+struct socket_queue_room {
+	int fd, size_bytes, lock, passcred;
+};
 /* Lets @fd send any amount without waiting for the reader. */
-void socket_queue_make_room(int fd);
+struct socket_queue_room socket_queue_make_room(int fd);
+/* Gives @fd its own buffer size and SO_PASSCRED back. */
+void socket_queue_end_room(const struct socket_queue_room *room);

@@ -11,12 +11,12 @@
 
 struct unix_diag_socket {
 	uint32_t inode;
-	uint8_t type, state; /* SOCK_*, TCP_* */
-	uint8_t shutdown;    /* bit 0: does not receive, bit 1: does not send */
-	bool has_peer;       /* is connected; peer 0 then is one that is closed or not accepted yet */
-	uint32_t peer;       /* inode */
+	uint8_t type, state;                /* SOCK_*, TCP_* */
+	uint8_t shutdown;                   /* bit 0: does not receive, bit 1: does not send */
+	bool has_peer;                      /* is connected; peer 0 then is one that is closed or not accepted yet */
+	uint32_t peer;                      /* inode */
 	uint32_t receive_queue, send_queue; /* bytes; of a listener connections and backlog */
-	const char *name;    /* sun_path, not terminated; NULL = unnamed */
+	const char *name;                   /* sun_path, not terminated; NULL = unnamed */
 	size_t name_length;
 	const uint32_t *waiting; /* of a listener: inodes of clients to accept, 0 = closed already */
 	size_t waiting_count;

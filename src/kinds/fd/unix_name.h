@@ -49,7 +49,10 @@ int unix_name_connect(struct restore *restore, int fd, const UnixSkEntry *entry)
 struct unix_private_root {
 	int real_root, working_directory, private_root; /* -1 = not made yet */
 };
-#define UNIX_PRIVATE_ROOT_INIT {-1, -1, -1}
+#define UNIX_PRIVATE_ROOT_INIT \
+	{                      \
+		-1, -1, -1     \
+	}
 
 /* Makes it, if needed, the root and working directory of this process. Returns 0 or a failure. */
 int unix_private_root_enter(struct restore *restore, struct unix_private_root *root);
