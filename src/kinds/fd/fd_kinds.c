@@ -17,20 +17,9 @@ extern const struct fd_kind regular_kind;
 extern const struct fd_kind unsupported_kind;
 
 const struct fd_kind *const fd_kinds[] = {
-	&unix_kind,
-	&netlink_kind,
-	&inet_kind,
-	/* Sockets stand above: their dump_finish finds descriptors in flight, which these must know in theirs. */
-	&pipe_kind,
-	&eventfd_kind,
-	&signalfd_kind,
-	&timerfd_kind,
-	&epoll_kind,
-	&pidfd_kind,
-	&memfd_kind,
-	&regular_kind,
-	&unsupported_kind,
-	NULL,
+	/* First: its dump_finish finds descriptors in flight, which any of the others must know in theirs. */
+	&unix_kind,  &netlink_kind, &inet_kind,  &pipe_kind,    &eventfd_kind,     &signalfd_kind, &timerfd_kind,
+	&epoll_kind, &pidfd_kind,   &memfd_kind, &regular_kind, &unsupported_kind, NULL,
 };
 
 static size_t kind_index(const struct fd_kind *kind)
