@@ -24,7 +24,12 @@ test: build
 bench: build
 	@tests/perf/bench
 
-install: build
+# Needs no test packages; a second install may name another PREFIX.
+install:
+	@tools/install-dependencies --build
+	@test -f $(BUILD)/build.ninja || meson setup $(BUILD) --prefix $(PREFIX)
+	@meson configure $(BUILD) --prefix $(PREFIX)
+	@ninja -C $(BUILD)
 	DESTDIR=$(DESTDIR) meson install -C $(BUILD) --no-rebuild
 
 format:

@@ -42,7 +42,7 @@ static int check_usage(struct command *command, const struct options *options)
 	if (r < 0)
 		return r;
 	if (verb->needs_tree && !options->tree)
-		return fail(failure, EINVAL, "usage", NULL, NULL, "criu %s needs --tree PID", verb->name);
+		return fail(failure, EINVAL, "usage", NULL, NULL, "%s needs --tree PID", verb->name);
 	if (options->positional_count && !*verb->words)
 		return fail(failure, EINVAL, "usage", NULL, "see `criu help`", "unexpected word \"%s\"",
 			    options->positional[0]);

@@ -32,6 +32,26 @@ static int open_directory(const char *path, const char *what, struct failure *fa
 	return fail_errno(failure, errno, "directory-open", object, NULL, "cannot be opened");
 }
 
+static int make_probe_file(int dirfd)
+{
+	char name[40];
+	int fd = openat(dirfd, ".", O_TMPFILE | O_WRONLY | O_CLOEXEC, 0600);
+
+	if (fd >= 0) {
+		close(fd);
+		return 0;
+	}
+	if (errno == ENOSPC || errno == EDQUOT || errno == EROFS)
+		return -errno;
+	/* Not every file system has files without a name. */
+	snprintf(name, sizeof(name), ".criu-%d", getpid());
+	fd = openat(dirfd, name, O_CREAT | O_EXCL | O_WRONLY | O_CLOEXEC, 0600);
+	if (fd < 0)
+		return -errno;
+	close(fd);
+	return unlinkat(dirfd, name, 0) < 0 ? -errno : 0;
+}
+
 static int check_writable(int dirfd, const char *path, struct failure *failure)
 {
 	struct statvfs filesystem;
@@ -44,13 +64,11 @@ static int check_writable(int dirfd, const char *path, struct failure *failure)
 	if (faccessat(dirfd, ".", W_OK | X_OK, AT_EACCESS) < 0)
 		return fail_errno(failure, errno, "directory-read-only", object, "choose another with --images-dir",
 				  "cannot be written to");
-	/* Root passes the permission check of an immutable or full directory; only making a file tells. */
-	int probe = openat(dirfd, ".", O_TMPFILE | O_WRONLY | O_CLOEXEC, 0600);
-	if (probe < 0 && errno != EOPNOTSUPP && errno != EISDIR && errno != EINVAL && errno != ENOENT)
-		return fail_errno(failure, errno, "directory-read-only", object, "choose another with --images-dir",
+	/* Root passes the permission check of directories where no file can be made (immutable, /proc, no space). */
+	int r = make_probe_file(dirfd);
+	if (r < 0)
+		return fail_errno(failure, r, "directory-read-only", object, "choose another with --images-dir",
 				  "no file can be made in it");
-	if (probe >= 0)
-		close(probe);
 	return 0;
 }
 
