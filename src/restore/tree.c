@@ -21,6 +21,7 @@
 #include "base/fd.h"
 #include "base/log.h"
 #include "kernel/proc.h"
+#include "kinds/fd/fd_kind.h"
 #include "kinds/task/task_kind.h"
 #include "restore/memory.h"
 #include "restore/shared.h"
@@ -208,6 +209,19 @@ static int enter_kinds(struct restore *restore, struct restore_task *task)
 	return 0;
 }
 
+static int start_session(struct restore *restore, struct restore_task *task)
+{
+	if (setsid() < 0)
+		return fail_errno(&restore->failure, errno, "restore-session", restore_task_name(restore, task), NULL,
+				  "setsid");
+	for (const struct fd_kind *const *kind = fd_kinds; *kind && task->state != TASK_DEAD; kind++) {
+		int error = (*kind)->session_started ? (*kind)->session_started(restore) : 0;
+		if (error < 0)
+			return fail_in(&restore->failure, "%s", restore_task_name(restore, task));
+	}
+	return 0;
+}
+
 static void become_helper(struct tree_run *run, struct restore_tree_node *node)
 {
 	if (node->makes_session && setsid() < 0) {
@@ -244,10 +258,8 @@ static void become(struct tree_run *run, struct restore_tree_node *node)
 	if (error < 0)
 		give_up(restore);
 	fork_children(run, node, true);
-	if (node->makes_session && setsid() < 0) {
-		fail_errno(&restore->failure, errno, "restore-session", restore_task_name(restore, task), NULL, "setsid");
+	if (node->makes_session && start_session(restore, task) < 0)
 		give_up(restore);
-	}
 	fork_children(run, node, false);
 	error = shared_wait(restore, BARRIER_FORKED);
 	if (!error)

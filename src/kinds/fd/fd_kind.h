@@ -45,6 +45,11 @@ struct fd_kind {
 	/* ---- restore ---- */
 	/* In criu itself, before any process exists: reads this kind's own images, checks ranges. May be NULL. */
 	int (*prepare)(struct restore *restore);
+	/*
+	 * In each task that leads a session, right after setsid(), before the children that inherit from it what a
+	 * session has: its terminal. May be NULL.
+	 */
+	int (*session_started)(struct restore *restore);
 	/* In the owner task: makes the open file; peers may be missing yet. The caller moves *ret_fd to its number. */
 	int (*open)(struct restore *restore, struct restore_file *file, int *ret_fd);
 	/* In the owner task, when every descriptor of the whole tree is in its place. May be NULL. */
