@@ -299,6 +299,35 @@ int network_unlock(int netns_fd, const char *table)
 	return ret;
 }
 
+/* A lock with a time limit stays as a table without elements. */
+static bool is_expired(struct nft_ctx *nft, const char *name)
+{
+	char command[96];
+
+	snprintf(command, sizeof(command), "list table inet %.64s", name);
+	return !nft_run_cmd_from_buffer(nft, command) && !strstr(nft_ctx_get_output_buffer(nft), "elements = ");
+}
+
+static void delete_table(struct nft_ctx *nft, const char *name)
+{
+	char command[96];
+
+	snprintf(command, sizeof(command), "delete table inet %.64s", name);
+	nft_run_cmd_from_buffer(nft, command);
+}
+
+/* One line of "list tables". Returns the name of the lock in it, or NULL. */
+static char *lock_of_line(char *line)
+{
+	static const char prefix[] = "table inet ";
+	char *name = line + sizeof(prefix) - 1;
+
+	if (strncmp(line, prefix, sizeof(prefix) - 1))
+		return NULL;
+	name[strcspn(name, " ")] = '\0';
+	return is_lock_name(name) ? name : NULL;
+}
+
 int network_lock_list(int netns_fd, void (*found)(void *context, const char *name), void *context)
 {
 	_cleanup_free_ char *output = NULL;
@@ -313,17 +342,15 @@ int network_lock_list(int netns_fd, void (*found)(void *context, const char *nam
 		return -EIO;
 	}
 	output = xstrdup(nft_ctx_get_output_buffer(nft));
-	nft_ctx_free(nft);
 	for (line = strtok_r(output, "\n", &rest); line; line = strtok_r(NULL, "\n", &rest)) {
-		static const char prefix[] = "table inet ";
-		char *name = line + sizeof(prefix) - 1;
+		char *name = lock_of_line(line);
 
-		if (strncmp(line, prefix, sizeof(prefix) - 1))
-			continue;
-		name[strcspn(name, " ")] = '\0';
-		if (is_lock_name(name))
+		if (name && is_expired(nft, name))
+			delete_table(nft, name);
+		else if (name)
 			found(context, name);
 	}
+	nft_ctx_free(nft);
 	return 0;
 }
 

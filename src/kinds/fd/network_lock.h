@@ -58,7 +58,10 @@ int network_lock_probe(struct failure *failure);
 int network_unlock(int netns_fd, const char *table);
 /* Removes the kept locks of every dump of the tree with this root. Returns 0, also if there is none, or a failure. */
 int network_lock_remove_for(struct failure *failure, int netns_fd, pid_t root_pid);
-/* Calls @found with the name of each lock of the network namespace. Returns 0 or -errno. */
+/*
+ * Calls @found with the name of each lock of the network namespace. Tables whose connections have all gone by
+ * themselves (network_lock_keep()) are removed, and not told. Returns 0 or -errno.
+ */
 int network_lock_list(int netns_fd, void (*found)(void *context, const char *name), void *context);
 /* "criu-41-0a1b2c3d" into @buffer. Returns @buffer. */
 char *network_lock_name(const struct network_lock_owner *owner, char *buffer, size_t size);

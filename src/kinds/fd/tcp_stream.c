@@ -476,6 +476,8 @@ static int make_room(int fd, int option, uint32_t length)
 {
 	int size = (int)(length + length / 2 + (1u << 20));
 
+	if (!length)
+		return 0;
 	return setsockopt(fd, SOL_SOCKET, option, &size, sizeof(size)) ? -errno : 0;
 }
 
