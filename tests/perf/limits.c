@@ -1,0 +1,174 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What the machine itself can do, for the ratios of the benchmark. Each prints nanoseconds.
+ *
+ *	limits copy MIB FILE [huge]   best plain copy of that much memory of ours into a new file: one or two threads
+ *	limits load MIB FILE [huge]   best load of a file into fresh memory with two threads
+ *	limits warm MIB               touches that much memory, so that the host has given it to us
+ *	limits run COMMAND…           wall time of a command, without any shell around it; exits with its status
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <spawn.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#define MIB (1UL << 20)
+#define HUGE_PAGE (2 * MIB)
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
+
+extern char **environ;
+
+struct share {
+	pthread_t thread;
+	char *memory;
+	size_t start, end;
+	int fd;
+	int populate;
+};
+
+static void die(const char *what)
+{
+	fprintf(stderr, "limits: %s: %m\n", what);
+	exit(1);
+}
+
+static int64_t now_ns(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return now.tv_sec * 1000000000LL + now.tv_nsec;
+}
+
+static char *map(size_t bytes, int huge)
+{
+	char *memory = mmap(NULL, bytes + HUGE_PAGE, PROT_READ | PROT_WRITE,
+			    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	if (memory == MAP_FAILED)
+		die("memory");
+	memory = (char *)(((uintptr_t)memory + HUGE_PAGE - 1) & ~(HUGE_PAGE - 1));
+	madvise(memory, bytes, huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
+	return memory;
+}
+
+static void *write_share(void *argument)
+{
+	struct share *share = argument;
+
+	for (size_t at = share->start; at < share->end; at += MIB)
+		if (pwrite(share->fd, share->memory + at, MIB, at) != (ssize_t)MIB)
+			die("pwrite");
+	return NULL;
+}
+
+static void *read_share(void *argument)
+{
+	struct share *share = argument;
+
+	for (size_t at = share->start; at < share->end; at += MIB) {
+		if (share->populate)
+			madvise(share->memory + at, MIB, MADV_POPULATE_WRITE);
+		if (pread(share->fd, share->memory + at, MIB, at) != (ssize_t)MIB)
+			die("pread");
+	}
+	return NULL;
+}
+
+static int64_t in_threads(int count, void *(*work)(void *), char *memory, size_t bytes, int fd, int populate)
+{
+	struct share shares[2];
+	int64_t start = now_ns();
+
+	for (int i = 0; i < count; i++) {
+		shares[i] = (struct share){.memory = memory,
+					   .start = bytes / MIB * i / count * MIB,
+					   .end = bytes / MIB * (i + 1) / count * MIB,
+					   .fd = fd,
+					   .populate = populate};
+		if ((errno = pthread_create(&shares[i].thread, NULL, work, &shares[i])))
+			die("thread");
+	}
+	for (int i = 0; i < count; i++)
+		pthread_join(shares[i].thread, NULL);
+	return now_ns() - start;
+}
+
+static int64_t copy_ns(size_t bytes, const char *path, int huge)
+{
+	char *memory = map(bytes, huge);
+	int64_t best = INT64_MAX;
+
+	for (size_t i = 0; i < bytes / 8; i++)
+		((uint64_t *)(void *)memory)[i] = i * 0x9e3779b97f4a7c15ULL;
+	for (int threads = 1; threads <= 2; threads++) {
+		unlink(path);
+		int fd = open(path, O_RDWR | O_CREAT | O_EXCL, 0600);
+		if (fd < 0)
+			die(path);
+		int64_t ns = in_threads(threads, write_share, memory, bytes, fd, 0);
+		best = ns < best ? ns : best;
+		close(fd);
+	}
+	return best;
+}
+
+static int64_t load_ns(size_t bytes, const char *path, int huge)
+{
+	int fd = open(path, O_RDONLY);
+	int64_t best = INT64_MAX;
+
+	if (fd < 0)
+		die(path);
+	for (int populate = 0; populate <= !huge; populate++) {
+		char *memory = map(bytes, huge);
+		int64_t ns = in_threads(2, read_share, memory, bytes, fd, populate);
+		best = ns < best ? ns : best;
+		munmap(memory, bytes);
+	}
+	return best;
+}
+
+static int run(char **command)
+{
+	int64_t start = now_ns();
+	pid_t pid;
+	int status;
+
+	if ((errno = posix_spawnp(&pid, command[0], NULL, NULL, command, environ)))
+		die(command[0]);
+	if (waitpid(pid, &status, 0) < 0)
+		die("waitpid");
+	printf("%lld\n", (long long)(now_ns() - start));
+	return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+int main(int argc, char **argv)
+{
+	const char *verb = argc > 2 ? argv[1] : "";
+	size_t bytes = argc > 2 ? strtoul(argv[2], NULL, 10) * MIB : 0;
+	int huge = argc > 4 && !strcmp(argv[4], "huge");
+
+	if (!strcmp(verb, "run"))
+		return run(argv + 2);
+	if (!strcmp(verb, "warm"))
+		memset(map(bytes, 0), 1, bytes);
+	else if (!strcmp(verb, "copy") && argc > 3)
+		printf("%lld\n", (long long)copy_ns(bytes, argv[3], huge));
+	else if (!strcmp(verb, "load") && argc > 3)
+		printf("%lld\n", (long long)load_ns(bytes, argv[3], huge));
+	else
+		die("usage: limits copy|load|warm|run …");
+	return 0;
+}
