@@ -100,3 +100,19 @@ void image_message_free(ProtobufCMessage *message);
 
 /* The file's name, "core-12.img". Returns @buffer. */
 char *image_name(enum image_kind kind, uint64_t id, char *buffer, size_t size);
+
+/* ---- files by name, and what tools that do not know the kind need ---- */
+
+/* Like image_create() and image_open() for a path of any name. */
+int image_create_at(int dirfd, const char *path, struct failure *failure, enum image_kind kind,
+		    struct image **ret_image);
+int image_open_at(int dirfd, const char *path, struct failure *failure, enum image_kind kind, struct image **ret_image);
+/* Opens a file of whatever kind its magics tell. Returns 0, -ENOENT without a recorded failure, or a failure. */
+int image_open_any(int dirfd, const char *path, struct failure *failure, struct image **ret_image);
+/* The kind whose name pattern the last component of @path fits. Returns 0 or -ENOENT. */
+int image_kind_of_name(const char *path, enum image_kind *ret_kind);
+/* Like image_read() for a message that is not the registry's: ipc_msg behind ipc_msg_entry. */
+int image_read_as(struct image *image, const ProtobufCMessageDescriptor *descriptor, ProtobufCMessage **ret_message);
+enum image_kind image_kind(const struct image *image);
+/* The name of the open file, which lives as long as the image. */
+const char *image_file_name(const struct image *image);
