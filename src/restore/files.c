@@ -295,6 +295,15 @@ static int run_operation(struct restore *restore, struct restore_fd **slots, siz
 	return 0;
 }
 
+static int finish_task(struct restore *restore)
+{
+	int error = 0;
+
+	for (const struct fd_kind *const *kind = fd_kinds; *kind && !error; kind++)
+		error = (*kind)->finish_task ? (*kind)->finish_task(restore) : 0;
+	return error;
+}
+
 int files_restore(struct restore *restore)
 {
 	size_t count;
@@ -311,6 +320,8 @@ int files_restore(struct restore *restore)
 		error = shared_wait(restore, BARRIER_CONNECTED);
 	if (!error)
 		error = run_operation(restore, owned, count, true);
+	if (!error)
+		error = finish_task(restore);
 	return error ? error : shared_wait(restore, BARRIER_FINISHED);
 }
 

@@ -56,6 +56,8 @@ struct fd_kind {
 	int (*connect)(struct restore *restore, struct restore_file *file, int fd);
 	/* In the owner task, after every connect of the tree. May be NULL. */
 	int (*finish)(struct restore *restore, struct restore_file *file, int fd);
+	/* In every task, after the `finish` of its files. May be NULL. */
+	int (*finish_task)(struct restore *restore);
 	/* In criu itself, when every task stands at its last step, before the tree runs. May be NULL. */
 	int (*before_resume)(struct restore *restore);
 };

@@ -14,15 +14,16 @@ extern const struct fd_kind epoll_kind;
 extern const struct fd_kind pidfd_kind;
 extern const struct fd_kind fifo_kind;
 extern const struct fd_kind inotify_kind;
+extern const struct fd_kind tty_kind;
 extern const struct fd_kind memfd_kind;
 extern const struct fd_kind regular_kind;
 extern const struct fd_kind unsupported_kind;
 
 const struct fd_kind *const fd_kinds[] = {
 	/* First: its dump_finish finds descriptors in flight, which any of the others must know in theirs. */
-	&unix_kind,    &netlink_kind,  &inet_kind,    &pipe_kind,        &fifo_kind,
-	&eventfd_kind, &signalfd_kind, &timerfd_kind, &epoll_kind,       &pidfd_kind,
-	&inotify_kind, &memfd_kind,    &regular_kind, &unsupported_kind, NULL,
+	&unix_kind,     &netlink_kind, &inet_kind,        &pipe_kind,  &fifo_kind,    &eventfd_kind,
+	&signalfd_kind, &timerfd_kind, &epoll_kind,       &pidfd_kind, &inotify_kind, &tty_kind,
+	&memfd_kind,    &regular_kind, &unsupported_kind, NULL,
 };
 
 static size_t kind_index(const struct fd_kind *kind)
