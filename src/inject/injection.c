@@ -6,6 +6,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/ptrace.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
@@ -78,8 +79,7 @@ int injection_remote_call(struct failure *failure, struct injection *injection, 
 }
 
 /* The end of the vDSO's last page holds nothing that runs: padding, before it the section headers for debuggers. */
-static int write_call_code(struct failure *failure, struct injection *injection,
-			   const struct injection_target *target)
+static int write_call_code(struct failure *failure, struct injection *injection, const struct injection_target *target)
 {
 	uint8_t code[CALL_CODE_BYTES] = {};
 
@@ -87,8 +87,8 @@ static int write_call_code(struct failure *failure, struct injection *injection,
 		return fail(failure, EOPNOTSUPP, "inject-no-vdso", NULL, "boot without vdso=0",
 			    "process %d has no vDSO", target->pid);
 	injection->call_code = target->vdso_end - CALL_CODE_BYTES;
-	int error = pread_full(injection->memory_fd, injection->call_code_original, CALL_CODE_BYTES,
-			       injection->call_code);
+	int error =
+		pread_full(injection->memory_fd, injection->call_code_original, CALL_CODE_BYTES, injection->call_code);
 	if (error)
 		return fail_at(failure, injection, error, "cannot read its vDSO");
 	memcpy(code, context_call_instruction, context_call_instruction_bytes);
@@ -101,6 +101,29 @@ static int write_call_code(struct failure *failure, struct injection *injection,
 	return 0;
 }
 
+/* The limits that a new private mapping counts for. */
+static const int memory_limits[] = {RLIMIT_AS, RLIMIT_DATA};
+
+/* A process that uses all it may get gets our pages beside that: its soft limits are up for the time of one call. */
+static int map_above_limits(struct failure *failure, struct injection *injection, const int64_t args[6],
+			    int64_t *ret_result)
+{
+	struct rlimit before[ARRAY_SIZE(memory_limits)];
+	bool raised[ARRAY_SIZE(memory_limits)];
+
+	for (size_t i = 0; i < ARRAY_SIZE(memory_limits); i++) {
+		struct rlimit limit;
+		raised[i] = !prlimit(injection->pid, memory_limits[i], NULL, &before[i]);
+		limit.rlim_cur = limit.rlim_max = before[i].rlim_max;
+		raised[i] = raised[i] && !prlimit(injection->pid, memory_limits[i], &limit, NULL);
+	}
+	int error = injection_remote_call(failure, injection, SYS_mmap, args, ret_result);
+	for (size_t i = 0; i < ARRAY_SIZE(memory_limits); i++)
+		if (raised[i])
+			prlimit(injection->pid, memory_limits[i], &before[i], NULL);
+	return error;
+}
+
 static int remote_map(struct failure *failure, struct injection *injection, size_t bytes, int protection,
 		      uint64_t *ret_address)
 {
@@ -108,6 +131,8 @@ static int remote_map(struct failure *failure, struct injection *injection, size
 	int64_t result = 0;
 	int error = injection_remote_call(failure, injection, SYS_mmap, args, &result);
 
+	if (!error && result == -ENOMEM)
+		error = map_above_limits(failure, injection, args, &result);
 	if (error)
 		return error;
 	if (result < 0 && result > -PAGE_BYTES)
@@ -179,8 +204,7 @@ static int write_code(struct failure *failure, struct injection *injection)
 	return error ? fail_at(failure, injection, error, "cannot write code into it") : 0;
 }
 
-static int save_contexts(struct failure *failure, struct injection *injection,
-			 const struct injection_target *target)
+static int save_contexts(struct failure *failure, struct injection *injection, const struct injection_target *target)
 {
 	injection->slots = xcalloc(target->thread_count, sizeof(*injection->slots));
 	injection->slot_count = target->thread_count;
@@ -255,9 +279,8 @@ static int transfer(const struct injection *injection, struct injection_slot *sl
 {
 	size_t data = program_data_size(program), steps = program_step_count(program) * sizeof(struct blob_step);
 	uint64_t data_address = slot_data_address(slot);
-	struct iovec local[] = {{run, sizeof(*run)},
-				{program_data_buffer(program), data},
-				{program_steps(program), steps}};
+	struct iovec local[] = {
+		{run, sizeof(*run)}, {program_data_buffer(program), data}, {program_steps(program), steps}};
 	struct iovec remote[] = {{(void *)slot->address, sizeof(*run)},
 				 {(void *)data_address, data},
 				 {(void *)(data_address + data), steps}};
@@ -428,8 +451,8 @@ int injection_close(struct failure *failure, struct injection *injection)
 		error = injection_remote_call(failure, injection, SYS_munmap,
 					      (const int64_t[6]){injection->code, injection->code_bytes}, &result);
 	if (injection->call_code_written) {
-		int written = write_memory(injection, injection->call_code, injection->call_code_original,
-					   CALL_CODE_BYTES);
+		int written =
+			write_memory(injection, injection->call_code, injection->call_code_original, CALL_CODE_BYTES);
 		if (written && !error)
 			error = fail_at(failure, injection, written, "cannot restore its vDSO");
 	}

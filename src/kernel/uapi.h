@@ -65,7 +65,7 @@ struct pm_scan_arg {
 #endif
 
 #ifndef PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG
-#define PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG 0x4210
+#define PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG 0x4211
 
 struct ptrace_sud_config {
 	uint64_t mode; /* 0 = off */
