@@ -238,29 +238,40 @@ static int compare_pids(const void *left, const void *right)
 	return (a->pid > b->pid) - (a->pid < b->pid);
 }
 
-int file_locks_prepare(struct restore *restore)
+static int read_image(struct restore *restore, struct image *image, struct restored_locks *locks)
 {
 	ProtobufCMessage *message;
-	struct image *image;
-	int got, error = image_open(restore->images_dirfd, &restore->failure, IMAGE_FILE_LOCKS, 0, &image);
+	int got, error = 0;
 
-	if (error < 0)
-		return error == -ENOENT ? 0 : error;
-	struct restored_locks *locks = restore->file_locks = arena_alloc(&restore->arena, sizeof(*locks));
-	while ((got = image_read(image, &message)) > 0) {
+	while (!error && (got = image_read(image, &message)) > 0) {
 		error = check_entry(restore, (const FileLockEntry *)message);
 		if (!error) {
 			ARRAY_GROW(locks->entries, locks->count, locks->capacity);
 			locks->entries[locks->count++] = *(const FileLockEntry *)message;
 		}
 		image_message_free(message);
-		if (error < 0)
-			break;
 	}
-	if (locks->count)
-		qsort(locks->entries, locks->count, sizeof(*locks->entries), compare_pids);
+	return error ? error : got;
+}
+
+int file_locks_prepare(struct restore *restore)
+{
+	struct restored_locks *locks = arena_alloc(&restore->arena, sizeof(*locks));
+	struct image *image;
+	int error = image_open(restore->images_dirfd, &restore->failure, IMAGE_FILE_LOCKS, 0, &image);
+
+	if (error < 0)
+		return error == -ENOENT ? 0 : error;
+	error = read_image(restore, image, locks);
 	int closed = image_close(&image);
-	return error ? error : got < 0 ? got : closed;
+	FileLockEntry *entries = locks->entries;
+	if (locks->count) {
+		qsort(entries, locks->count, sizeof(*entries), compare_pids);
+		locks->entries = arena_memdup(&restore->arena, entries, locks->count * sizeof(*entries));
+	}
+	free(entries);
+	restore->file_locks = locks;
+	return error ? error : closed;
 }
 
 static void plan_lock(const FileLockEntry *entry, struct program *program)

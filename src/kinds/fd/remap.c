@@ -48,22 +48,32 @@ struct remap_dump *remap_dump_new(struct dump *dump)
 	return arena_alloc(&dump->arena, sizeof(struct remap_dump));
 }
 
+/* A name that an earlier dump made, for images that may still need it. */
+static bool is_name_of(const char *path, const struct stat *stat)
+{
+	struct stat found;
+
+	return !lstat(path, &found) && found.st_dev == stat->st_dev && found.st_ino == stat->st_ino;
+}
+
 /* Gives the file a name beside its old one. Returns 0 or a failure. */
-static int make_name(struct dump *dump, struct remap_dump *remaps, const char *path, int fd, char **ret_name)
+static int make_name(struct dump *dump, struct remap_dump *remaps, const char *path, int fd, const struct stat *stat,
+		     char **ret_name)
 {
 	const char *slash = strrchr(path, '/');
 
-	for (int i = 0; slash && i < NAME_ATTEMPTS; i++) {
-		char *name = arena_printf(&dump->arena, "%.*s/link_remap.%zu", (int)(slash - path), path,
-					  remaps->name_count + 1 + i);
+	for (int i = 1; slash && i <= NAME_ATTEMPTS; i++) {
+		char *name = arena_printf(&dump->arena, "%.*s/link_remap.%d", (int)(slash - path), path, i);
+		*ret_name = name;
 		if (!linkat(fd, "", AT_FDCWD, name, AT_EMPTY_PATH)) {
 			ARRAY_GROW(remaps->new_names, remaps->name_count, remaps->name_capacity);
 			remaps->new_names[remaps->name_count++] = name;
-			*ret_name = name;
 			return 0;
 		}
 		if (errno != EEXIST)
 			break;
+		if (is_name_of(name, stat))
+			return 0;
 	}
 	return fail_errno(&dump->failure, errno, "link-remap", NULL,
 			  "its owner must close it, or its directory must exist and be writable",
@@ -71,7 +81,7 @@ static int make_name(struct dump *dump, struct remap_dump *remaps, const char *p
 }
 
 static int link_file(struct dump *dump, struct remap_dump *remaps, const RegFileEntry *entry, int fd,
-		     uint32_t *ret_remap_id)
+		     const struct stat *stat, uint32_t *ret_remap_id)
 {
 	char *name = NULL;
 
@@ -81,7 +91,7 @@ static int link_file(struct dump *dump, struct remap_dump *remaps, const RegFile
 			    "\"%s\" was deleted, but the file has other names that are unknown", entry->name);
 	if (dump->only_explain)
 		return 0;
-	int error = make_name(dump, remaps, entry->name, fd, &name);
+	int error = make_name(dump, remaps, entry->name, fd, stat, &name);
 	if (error < 0)
 		return error;
 	struct dump_file *file = dump_file_add(dump, &regular_kind);
@@ -98,7 +108,7 @@ static int keep_inode(struct dump *dump, struct remap_dump *remaps, struct lost_
 {
 	if (stat->st_nlink && !S_ISDIR(stat->st_mode)) {
 		lost->type = REMAP_TYPE__LINKED;
-		return link_file(dump, remaps, entry, fd, &lost->remap_id);
+		return link_file(dump, remaps, entry, fd, stat, &lost->remap_id);
 	}
 	lost->type = REMAP_TYPE__GHOST;
 	lost->remap_id = ++dump->next_object_id;
