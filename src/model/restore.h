@@ -61,6 +61,8 @@ struct restore_task {
 	struct restore_fd *fds; /* ascending numbers */
 	size_t fd_count;
 	struct restore_memory *memory; /* restore/memory.h */
+	struct stage *stage;            /* restore/stage.h; NULL for a dead task */
+	uint32_t first_notice;          /* id of the leader's notice, its threads follow */
 	struct restore_tree_node *node; /* how the process comes to be (restore/tree.h) */
 };
 
@@ -82,6 +84,7 @@ struct restore {
 	struct restore_task *fork_origin; /* the task whose memory this process inherited */
 	int pages_fd;                /* the pages file in use; -1 = none */
 	uint32_t pages_fd_id;
+	size_t seccomp_bytes;        /* room that the filters of the images need in a thread's last program */
 	int notify_fd;               /* where the interpreter reports to; a number no task uses */
 	SeccompEntry *seccomp;       /* NULL = not read, no task needs it */
 	RestoreStatsEntry stats;
