@@ -85,6 +85,7 @@ struct restore {
 	int pages_fd;                /* the pages file in use; -1 = none */
 	uint32_t pages_fd_id;
 	size_t seccomp_bytes;        /* room that the filters of the images need in a thread's last program */
+	int *notify_fd_in_task;      /* by index of the task, for closing it last */
 	int notify_fd;               /* where the interpreter reports to; a number no task uses */
 	SeccompEntry *seccomp;       /* NULL = not read, no task needs it */
 	RestoreStatsEntry stats;

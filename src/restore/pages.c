@@ -274,3 +274,28 @@ int pages_load(struct restore *restore, size_t vma_index, const struct restore_m
 	free(loader.loads);
 	return error;
 }
+
+int memory_read_pages(struct restore *restore, const struct restore_task *task, uint64_t address, void *buffer,
+		      size_t bytes)
+{
+	size_t index = first_place(task->memory, address);
+	uint64_t expected = address, end = address + bytes;
+	struct page_place part;
+
+	while (part_of_place(task->memory, &index, address, end, &part) && part.address == expected) {
+		int fd, error = pages_fd(restore, part.pages_id, &fd);
+		if (!error) {
+			error = pread_full(fd, (char *)buffer + (part.address - address), part.pages * PAGE_BYTES,
+					   part.first_page * PAGE_BYTES);
+			if (error < 0)
+				fail_errno(&restore->failure, error, "image-read", NULL, "copy the images again",
+					   "cannot read its pages");
+		}
+		if (error < 0)
+			return error;
+		expected += part.pages * PAGE_BYTES;
+	}
+	if (expected != end)
+		return fail(&restore->failure, EINVAL, "image-range", NULL, NULL, "pages at %lx are missing", expected);
+	return 0;
+}

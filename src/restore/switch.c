@@ -216,17 +216,19 @@ static int place_leader(struct restore *restore, const struct stage *stage, int 
 	struct program *program = stage_program(stage, 0);
 	struct ranges kept = {};
 	struct mappings own = {};
+	uint64_t waiting, waiting_end;
 	_cleanup_fd_ int proc_fd = open("/proc/self", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	int error = proc_fd < 0 ? -errno : mappings_read_short(proc_fd, &own);
 
 	if (error < 0)
 		return fail_errno(&restore->failure, error, "restore-maps", NULL, NULL, "cannot read /proc/self/maps");
 	keep_ranges(task, stage, &kept);
-	error = vdso_plan_leave(restore, &own, program);
+	error = vdso_plan_leave(restore, &own, program, &waiting, &waiting_end);
 	if (!error) {
+		add_range(&kept, waiting, waiting_end);
 		plan_unmap(program, &own, &kept);
 		plan_staged(task, program);
-		error = vdso_plan_arrive(restore, &own, program);
+		error = vdso_plan_arrive(restore, &own, waiting, program);
 	}
 	if (!error) {
 		plan_mm(task, program, exe_fd);
@@ -293,7 +295,6 @@ static int restore_task(struct restore *restore, int *ret_exe_fd)
 	if (!error) {
 		const int keep[] = {restore->images_dirfd, restore->notify_fd, log_fd(), *ret_exe_fd};
 		files_close_others(restore, keep, ARRAY_SIZE(keep));
-		error = fs_restore(restore);
 	}
 	return error;
 }
@@ -314,6 +315,9 @@ void switch_to_task(struct restore *restore)
 		error = place_thread(restore, stage, i);
 	if (!error)
 		error = place_leader(restore, stage, exe_fd);
+	/* From here on paths mean what they mean to the task. */
+	if (!error)
+		error = fs_restore(restore);
 	if (error < 0) {
 		fail_in(&restore->failure, "%s", restore_task_name(restore, task));
 		shared_abort(restore);

@@ -1,0 +1,414 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The end of a restore, in criu, by ptrace.
+ *
+ * Entry: every thread of the tree has run its program, has reported and blocks in a read. All are seized with
+ * EXITKILL: if criu dies now, nothing stays. Then: dead tasks are waited for and stopped ones are stopped, so that
+ * what the kernel queues to their parents is there before the last programs throw it away; the last programs queue
+ * the real signals and start the timers; the stage is unmapped; registers are set; all are let go.
+ */
+#include "restore/resume.h"
+
+#include <poll.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/ptrace.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
+
+#include "base/fd.h"
+#include "base/log.h"
+#include "inject/context.h"
+#include "inject/ptrace.h"
+#include "kinds/fd/fd_kind.h"
+#include "kinds/task/registers.h"
+#include "kinds/task/restart.h"
+#include "kinds/task/task_kind.h"
+#include "restore/shared.h"
+#include "restore/stage.h"
+
+#ifndef PTRACE_O_SUSPEND_SECCOMP
+#define PTRACE_O_SUSPEND_SECCOMP (1 << 21)
+#endif
+
+enum { TASK_DEAD = 2, TASK_STOPPED = 3, CHECK_INTERVAL_MS = 20 };
+
+static bool is_live(const struct restore_task *task)
+{
+	return task->state != TASK_DEAD;
+}
+
+static int seize(struct restore *restore, pid_t tid)
+{
+	int options = PTRACE_O_EXITKILL | PTRACE_O_TRACESYSGOOD;
+
+	if (ptrace(PTRACE_SEIZE, tid, 0, options | PTRACE_O_SUSPEND_SECCOMP) < 0 &&
+	    ptrace(PTRACE_SEIZE, tid, 0, options) < 0)
+		return fail_errno(&restore->failure, errno, "restore-seize", NULL, NULL, "cannot trace thread %d", tid);
+	return 0;
+}
+
+int resume_seize_leaders(struct restore *restore)
+{
+	for (size_t i = 0; i < restore->task_count; i++) {
+		int error = is_live(restore->tasks[i]) ? seize(restore, restore->tasks[i]->pid) : 0;
+		if (error < 0)
+			return atomic_load(&restore->shared->aborted) ? -ECANCELED : error;
+	}
+	return 0;
+}
+
+int resume_check_alive(struct restore *restore)
+{
+	for (;;) {
+		int status;
+		pid_t pid = waitpid(-1, &status, __WALL | WNOHANG);
+		if (pid <= 0 || atomic_load(&restore->shared->aborted))
+			return 0;
+		int signal = WIFSTOPPED(status) ? WSTOPSIG(status) : WIFSIGNALED(status) ? WTERMSIG(status) : 0;
+		/* Stop signals from outside are of no use before the tree runs; whatever else arrives is a crash. */
+		if (WIFSTOPPED(status) && (status >> 16 || signal == SIGSTOP || signal == SIGCHLD)) {
+			ptrace(PTRACE_CONT, pid, 0, 0);
+			continue;
+		}
+		if (WIFSTOPPED(status))
+			kill(pid, SIGKILL);
+		return fail(&restore->failure, ECHILD, "restore-died", NULL, NULL,
+			    signal ? "process %d was ended by signal %d while it was being restored"
+				   : "process %d ended while it was being restored (%d)",
+			    pid, signal);
+	}
+}
+
+/* ---- notices ---- */
+
+static struct restore_task *task_of_notice(struct restore *restore, uint32_t id, size_t *ret_index)
+{
+	for (size_t i = 0; i < restore->task_count; i++) {
+		struct restore_task *task = restore->tasks[i];
+		if (is_live(task) && id >= task->first_notice && id - task->first_notice < task->thread_count) {
+			*ret_index = id - task->first_notice;
+			return task;
+		}
+	}
+	return NULL;
+}
+
+/* The step that failed, read from the stage: its number and what it was for. */
+static int fail_step(struct restore *restore, const struct blob_notice *notice)
+{
+	size_t index = 0;
+	struct restore_task *task = task_of_notice(restore, notice->id, &index);
+	struct blob_run run;
+	struct blob_step step = {};
+
+	if (!task)
+		return fail(&restore->failure, EPROTO, "restore-notice", NULL, NULL, "an unknown thread has reported");
+	struct iovec local = {&run, sizeof(run)}, remote = {(void *)task->stage->slots[index].run, sizeof(run)};
+	if (process_vm_readv(task->pid, &local, 1, &remote, 1, 0) == sizeof(run)) {
+		local = (struct iovec){&step, sizeof(step)};
+		remote = (struct iovec){(void *)(run.steps + notice->failed_step * sizeof(step)), sizeof(step)};
+		if (process_vm_readv(task->pid, &local, 1, &remote, 1, 0) != sizeof(step))
+			step.number = 0;
+	}
+	return fail_errno(&restore->failure, notice->result, "restore-call", restore_task_name(restore, task), NULL,
+			  "thread %d: system call %lu(0x%lx, 0x%lx, 0x%lx, 0x%lx) failed at step %d",
+			  (int)task->entry->threads[index], step.number, step.args[0], step.args[1], step.args[2],
+			  step.args[3], notice->failed_step);
+}
+
+static int receive_notices(struct restore *restore, int notify_fd, size_t expected)
+{
+	struct blob_notice notices[64];
+	size_t partial = 0;
+
+	while (expected) {
+		struct pollfd ready = {notify_fd, POLLIN};
+		int count = poll(&ready, 1, CHECK_INTERVAL_MS);
+		if (atomic_load(&restore->shared->aborted))
+			return -ECANCELED;
+		if (count <= 0) {
+			int error = resume_check_alive(restore);
+			if (error < 0)
+				return error;
+			continue;
+		}
+		ssize_t length = read(notify_fd, (char *)notices + partial, sizeof(notices) - partial);
+		if (length <= 0)
+			return fail(&restore->failure, ECHILD, "restore-died", NULL, NULL, "the tree has ended");
+		length += partial;
+		for (size_t i = 0; i < length / sizeof(notices[0]) && expected; i++, expected--)
+			if (notices[i].failed_step >= 0)
+				return fail_step(restore, &notices[i]);
+		partial = length % sizeof(notices[0]);
+		memmove(notices, (char *)notices + length - partial, partial);
+	}
+	return 0;
+}
+
+/* ---- stopping ---- */
+
+static int interrupt(struct restore *restore, pid_t tid)
+{
+	if (ptrace(PTRACE_INTERRUPT, tid, 0, 0) < 0)
+		return fail_errno(&restore->failure, errno, "restore-stop", NULL, NULL, "cannot stop thread %d", tid);
+	return 0;
+}
+
+static int wait_stopped(struct restore *restore, pid_t tid)
+{
+	int signal, stop = thread_wait_interrupted(tid, &signal);
+
+	if (stop < 0 || stop == THREAD_STOP_GONE)
+		return fail(&restore->failure, ECHILD, "restore-died", NULL, NULL,
+			    "thread %d ended while it was being restored", tid);
+	return 0;
+}
+
+int resume_gather(struct restore *restore, int notify_fd)
+{
+	size_t expected = 0;
+
+	for (size_t i = 0; i < restore->task_count; i++)
+		expected += is_live(restore->tasks[i]) ? restore->tasks[i]->thread_count : 0;
+	int error = receive_notices(restore, notify_fd, expected);
+	for (size_t i = 0; i < restore->task_count && !error; i++) {
+		struct restore_task *task = restore->tasks[i];
+		for (size_t t = 0; is_live(task) && t < task->thread_count && !error; t++) {
+			error = t ? seize(restore, task->entry->threads[t]) : 0;
+			if (!error)
+				error = interrupt(restore, task->entry->threads[t]);
+		}
+	}
+	for (size_t i = 0; i < restore->task_count && !error; i++) {
+		struct restore_task *task = restore->tasks[i];
+		for (size_t t = 0; is_live(task) && t < task->thread_count && !error; t++)
+			error = wait_stopped(restore, task->entry->threads[t]);
+	}
+	return error;
+}
+
+/* ---- dead and stopped tasks ---- */
+
+static int wait_dead(struct restore *restore, const struct restore_task *task)
+{
+	_cleanup_fd_ int pidfd = syscall(SYS_pidfd_open, task->pid, 0);
+	struct pollfd ended = {pidfd, POLLIN};
+
+	if (pidfd < 0)
+		return fail_errno(&restore->failure, errno, "restore-dead", restore_task_name(restore, task), NULL,
+				  "the dead task was taken in by its parent");
+	while (poll(&ended, 1, -1) < 0 && errno == EINTR)
+		;
+	return 0;
+}
+
+/* Every thread takes part in the stop and reports it; then it is stopped in the eyes of its parent. */
+static int stop_task(struct restore *restore, const struct restore_task *task)
+{
+	kill(task->pid, SIGSTOP);
+	for (size_t t = 0; t < task->thread_count; t++)
+		ptrace(PTRACE_CONT, task->entry->threads[t], 0, 0);
+	for (size_t t = 0; t < task->thread_count; t++) {
+		pid_t tid = task->entry->threads[t];
+		int signal, stop;
+		while ((stop = thread_wait(tid, &signal)) != THREAD_STOP_GROUP)
+			if (stop < 0 || stop == THREAD_STOP_GONE ||
+			    ptrace(PTRACE_CONT, tid, 0, stop == THREAD_STOP_SIGNAL ? signal : 0) < 0)
+				return fail(&restore->failure, ECHILD, "restore-stop", restore_task_name(restore, task),
+					    NULL, "cannot stop it again");
+	}
+	return 0;
+}
+
+static int settle_states(struct restore *restore)
+{
+	int error = 0;
+
+	for (size_t i = 0; i < restore->task_count && !error; i++) {
+		struct restore_task *task = restore->tasks[i];
+		if (!is_live(task))
+			error = wait_dead(restore, task);
+		else if (task->state == TASK_STOPPED)
+			error = stop_task(restore, task);
+	}
+	return error;
+}
+
+/* ---- last programs ---- */
+
+static struct program *compose_last(struct restore *restore, struct restore_task *task, int *ret_error)
+{
+	struct program *program = stage_program(task->stage, 0);
+
+	*ret_error = 0;
+	for (const struct task_kind *const *kind = task_kinds; *kind && !*ret_error; kind++)
+		if ((*kind)->plan_last)
+			*ret_error = (*kind)->plan_last(restore, task, program);
+	return program;
+}
+
+static int start_last(struct restore *restore, struct restore_task *task, struct program *program)
+{
+	const struct stage_slot *slot = &task->stage->slots[0];
+	struct thread_context context;
+	int error = stage_place(restore, task->pid, task->stage, 0, task->first_notice, program);
+
+	if (error < 0)
+		return error;
+	error = context_save(task->pid, &context);
+	if (!error)
+		error = context_redirect(task->pid, &context, task->stage->code, slot->run, slot->stack);
+	if (!error && ptrace(PTRACE_CONT, task->pid, 0, 0) < 0)
+		error = -errno;
+	return error ? fail_errno(&restore->failure, error, "restore-last", restore_task_name(restore, task), NULL,
+				  "cannot start its last program")
+		     : 0;
+}
+
+static int run_last_programs(struct restore *restore, int notify_fd)
+{
+	size_t started = 0;
+	_cleanup_free_ bool *runs = xcalloc(restore->task_count, sizeof(*runs));
+	int error = 0;
+
+	for (size_t i = 0; i < restore->task_count && !error; i++) {
+		struct restore_task *task = restore->tasks[i];
+		if (!is_live(task))
+			continue;
+		struct program *program = compose_last(restore, task, &error);
+		if (!error && program_step_count(program)) {
+			error = start_last(restore, task, program);
+			runs[i] = !error;
+			started += runs[i];
+		}
+		program_free(program);
+	}
+	if (!error)
+		error = receive_notices(restore, notify_fd, started);
+	for (size_t i = 0; i < restore->task_count && !error; i++)
+		if (runs[i])
+			error = interrupt(restore, restore->tasks[i]->pid);
+	for (size_t i = 0; i < restore->task_count && !error; i++)
+		if (runs[i])
+			error = wait_stopped(restore, restore->tasks[i]->pid);
+	return error;
+}
+
+static int set_from_outside(struct restore *restore)
+{
+	for (size_t i = 0; i < restore->task_count; i++) {
+		struct restore_task *task = restore->tasks[i];
+		if (!is_live(task))
+			continue;
+		for (const struct task_kind *const *kind = task_kinds; *kind; kind++) {
+			int error = (*kind)->outside ? (*kind)->outside(restore, task) : 0;
+			for (size_t t = 0; t < task->thread_count && !error && (*kind)->outside_thread; t++)
+				error = (*kind)->outside_thread(restore, task, task->thread_cores[t],
+								task->entry->threads[t]);
+			if (error < 0)
+				return error;
+		}
+	}
+	return 0;
+}
+
+/* ---- leaving the stage ---- */
+
+/* One call by the leader, from the interpreter's own system call instruction. */
+static int call_in_task(struct restore *restore, const struct restore_task *task, long number, const int64_t args[6])
+{
+	struct thread_context context;
+	int64_t result = 0;
+	int error = context_save(task->pid, &context);
+
+	if (!error)
+		error = context_redirect_to_call(task->pid, &context, stage_call_instruction(task->stage), number, args);
+	if (!error)
+		error = thread_run_to_syscall(task->pid);
+	if (!error)
+		error = thread_run_to_syscall(task->pid);
+	if (!error)
+		error = context_call_result(task->pid, &result);
+	if (!error && result < 0)
+		error = result;
+	return error ? fail_errno(&restore->failure, error, "restore-stage", restore_task_name(restore, task), NULL,
+				  "cannot take the interpreter out")
+		     : 0;
+}
+
+static int finish_task(struct restore *restore, const struct restore_task *task)
+{
+	const struct stage *stage = task->stage;
+	int error = 0;
+
+	for (size_t t = 0; t < task->thread_count && !error; t++)
+		error = restart_arm(restore, task->thread_cores[t], task->entry->threads[t],
+				    stage_call_instruction(stage));
+	if (!error)
+		error = call_in_task(restore, task, SYS_close, (const int64_t[6]){restore->notify_fd_in_task[task->index]});
+	if (!error)
+		error = call_in_task(restore, task, SYS_munmap, (const int64_t[6]){stage->address, stage->bytes});
+	for (size_t t = 0; t < task->thread_count && !error; t++)
+		error = registers_restore(restore, task->thread_cores[t], task->entry->threads[t]);
+	return error;
+}
+
+static int read_notify_numbers(struct restore *restore)
+{
+	restore->notify_fd_in_task = arena_alloc(&restore->arena, restore->task_count * sizeof(int));
+	for (size_t i = 0; i < restore->task_count; i++) {
+		struct restore_task *task = restore->tasks[i];
+		if (!is_live(task))
+			continue;
+		struct iovec local = {&restore->notify_fd_in_task[i], sizeof(int)};
+		struct iovec remote = {(void *)task->stage->notify, sizeof(int)};
+		if (process_vm_readv(task->pid, &local, 1, &remote, 1, 0) != sizeof(int))
+			return fail_errno(&restore->failure, errno, "restore-stage", restore_task_name(restore, task),
+					  NULL, "cannot read the stage");
+	}
+	return 0;
+}
+
+int resume_finish(struct restore *restore, int notify_fd)
+{
+	int error = settle_states(restore);
+
+	if (!error)
+		error = run_last_programs(restore, notify_fd);
+	if (!error)
+		error = set_from_outside(restore);
+	if (!error)
+		error = read_notify_numbers(restore);
+	for (size_t i = 0; i < restore->task_count && !error; i++)
+		if (is_live(restore->tasks[i]))
+			error = finish_task(restore, restore->tasks[i]);
+	for (const struct fd_kind *const *kind = fd_kinds; *kind && !error; kind++)
+		if ((*kind)->before_resume)
+			error = (*kind)->before_resume(restore);
+	return error;
+}
+
+void resume_release(struct restore *restore)
+{
+	for (size_t i = 0; i < restore->task_count; i++) {
+		struct restore_task *task = restore->tasks[i];
+		for (size_t t = 0; is_live(task) && t < task->thread_count; t++)
+			if (ptrace(PTRACE_DETACH, task->entry->threads[t], 0, 0) < 0)
+				log_warn("cannot let thread %u go: %s", task->entry->threads[t], strerror(errno));
+	}
+}
+
+void resume_kill(struct restore *restore, pid_t root_pid)
+{
+	int status;
+
+	if (root_pid > 0)
+		kill(root_pid, SIGKILL);
+	for (size_t i = 0; i < restore->task_count; i++)
+		if (atomic_load(&restore->shared->born[i]))
+			kill(restore->tasks[i]->pid, SIGKILL);
+	while (waitpid(-1, &status, __WALL) > 0 || errno == EINTR)
+		;
+}
