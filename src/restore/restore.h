@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The restore pipeline: read, plan, tree, run the plan in each task, resume. */
+/* The restore pipeline: read, plan, make the tree, switch each task, resume. */
 #pragma once
 
 #include "model/options.h"
 
 /*
- * Restores the tree in options->images_dirfd. Returns 0 when it runs (or, unless it is detached, has run: then
- * *ret_exit_status is what a shell would call the status of its root, 128 + signal if one ended it) or a failure, after
- * which no process of it is left. With options->exec_command it does not return on success.
+ * Restores the tree in options->images_dirfd. On failure nothing is left: every process that was made is ended.
+ * Unless options->detached, waits for the root task: *ret_exit_status is its exit status as a shell would show it.
+ * Writes stats-restore into the work directory. Returns 0 or a failure.
  */
 int restore_run(const struct restore_options *options, struct failure *failure, int *ret_exit_status);

@@ -341,17 +341,20 @@ static int call_in_task(struct restore *restore, const struct restore_task *task
 static int finish_task(struct restore *restore, const struct restore_task *task)
 {
 	const struct stage *stage = task->stage;
+	_cleanup_free_ int64_t *interrupted = xcalloc(task->thread_count, sizeof(*interrupted));
 	int error = 0;
 
 	for (size_t t = 0; t < task->thread_count && !error; t++)
-		error = restart_arm(restore, task->thread_cores[t], task->entry->threads[t],
-				    stage_call_instruction(stage));
+		if (restart_is_needed(task->thread_cores[t]))
+			error = restart_arm(restore, task->thread_cores[t], task->pid, task->entry->threads[t],
+					    stage_call_instruction(stage), stage->slots[t].data, &interrupted[t]);
 	if (!error)
 		error = call_in_task(restore, task, SYS_close, (const int64_t[6]){restore->notify_fd_in_task[task->index]});
 	if (!error)
 		error = call_in_task(restore, task, SYS_munmap, (const int64_t[6]){stage->address, stage->bytes});
 	for (size_t t = 0; t < task->thread_count && !error; t++)
-		error = registers_restore(restore, task->thread_cores[t], task->entry->threads[t]);
+		error = registers_restore(restore, task->thread_cores[t], task->pid, task->entry->threads[t],
+					  restart_is_needed(task->thread_cores[t]) ? &interrupted[t] : NULL);
 	return error;
 }
 

@@ -16,6 +16,7 @@
 #include <sys/uio.h>
 
 #include "base/fd.h"
+#include "kinds/task/restart.h"
 
 #include "core-x86.pb-c.h"
 #include "rseq.pb-c.h"
@@ -215,6 +216,7 @@ static int dump_rseq(struct dump *dump, struct dump_thread *thread)
 
 int registers_dump(struct dump *dump, struct dump_thread *thread, const struct thread_context *context)
 {
+	struct thread_context as_dumped = *context;
 	_cleanup_free_ uint8_t *area = xcalloc(1, XSTATE_MAX_BYTES);
 	size_t bytes;
 
@@ -229,7 +231,8 @@ int registers_dump(struct dump *dump, struct dump_thread *thread, const struct t
 	/* clear_tid_addr is what its own kind asks inside the thread. */
 	if (thread->core->thread_info)
 		info->clear_tid_addr = thread->core->thread_info->clear_tid_addr;
-	info->gpregs = dump_registers(dump, &context->regs);
+	restart_dump(dump, thread, &as_dumped);
+	info->gpregs = dump_registers(dump, &as_dumped.regs);
 	info->fpregs = dump_vector_state(dump, area, bytes);
 	dump_tls(dump, info);
 	thread->core->thread_info = info;
@@ -304,7 +307,25 @@ static void fill_area(const UserX86FpregsEntry *entry, uint8_t *area, size_t byt
 	memcpy(area + XSTATE_HEADER_OFFSET, &in_use, sizeof(in_use));
 }
 
-int registers_restore(struct restore *restore, const CoreEntry *core, pid_t tid)
+/* Going through the interpreter has made the kernel clear it; the thread may stand in the middle of the section. */
+static int restore_critical_section(struct restore *restore, const CoreEntry *core, pid_t pid)
+{
+	const RseqEntry *rseq = core->thread_core ? core->thread_core->rseq_entry : NULL;
+	enum { RSEQ_CS_OFFSET = 8 };
+
+	if (!rseq || !rseq->has_rseq_cs_pointer || !rseq->rseq_cs_pointer)
+		return 0;
+	uint64_t pointer = rseq->rseq_cs_pointer;
+	struct iovec local = {&pointer, sizeof(pointer)};
+	struct iovec remote = {(void *)(rseq->rseq_abi_pointer + RSEQ_CS_OFFSET), sizeof(pointer)};
+	if (process_vm_writev(pid, &local, 1, &remote, 1, 0) != sizeof(pointer))
+		return fail_errno(&restore->failure, errno, "restore-rseq", NULL, NULL,
+				  "cannot restore the rseq critical section");
+	return 0;
+}
+
+int registers_restore(struct restore *restore, const CoreEntry *core, pid_t pid, pid_t tid,
+		      const int64_t *interrupted_result)
 {
 	_cleanup_free_ uint8_t *area = xcalloc(1, XSTATE_MAX_BYTES);
 	const UserX86FpregsEntry *entry = core->thread_info->fpregs;
@@ -325,6 +346,13 @@ int registers_restore(struct restore *restore, const CoreEntry *core, pid_t tid)
 		return fail_errno(&restore->failure, errno, "restore-xstate", NULL, NULL,
 				  "cannot set the vector registers of thread %d", tid);
 	registers_context(core, &context);
+	if (interrupted_result)
+		restart_context(*interrupted_result, &context);
+	else
+		context.regs.orig_rax = -1;
+	error = restore_critical_section(restore, core, pid);
+	if (error < 0)
+		return error;
 	error = context_restore(tid, &context);
 	if (error < 0)
 		return fail_errno(&restore->failure, error, "restore-registers", NULL, NULL,

@@ -12,8 +12,10 @@ int registers_dump(struct dump *dump, struct dump_thread *thread, const struct t
 int registers_check(struct restore *restore, const CoreEntry *core);
 /*
  * Gives the stopped thread @tid its registers and vector state. @core was checked. Must be the last thing before the
- * thread is let go: it points it into its own code. Returns 0 or a failure.
+ * thread is let go: it points it into its own code. @interrupted_result: what restart_arm() gave, or NULL. Returns 0
+ * or a failure.
  */
-int registers_restore(struct restore *restore, const CoreEntry *core, pid_t tid);
+int registers_restore(struct restore *restore, const CoreEntry *core, pid_t pid, pid_t tid,
+		      const int64_t *interrupted_result);
 /* The general registers alone, as the thread will have them. */
 void registers_context(const CoreEntry *core, struct thread_context *ret_context);

@@ -13,11 +13,14 @@
  * with a restart block says restart_syscall and how much time is left (thread_core_entry.restart_*).
  */
 int restart_dump(struct dump *dump, struct dump_thread *thread, struct thread_context *context);
+/* True if the thread was in a call with a restart block. */
+bool restart_is_needed(const CoreEntry *core);
 /*
- * Makes the stopped thread @tid interrupt the same call with the time that is left, so that the kernel holds the
- * same restart block again. @call: address of a system call instruction. Registers are set afterwards. Returns 0 or
- * a failure.
+ * Makes the stopped thread @tid of @pid interrupt the same call with the time that is left, so that the kernel holds
+ * the same restart block again. @call: address of a system call instruction, @scratch: 16 bytes of the task's memory.
+ * *ret_result is what the call returned, for registers_restore(). Returns 0 or a failure.
  */
-int restart_arm(struct restore *restore, const CoreEntry *core, pid_t tid, uint64_t call);
-/* True if registers_restore() must leave the thread inside the interrupted call. */
-bool restart_is_armed(const CoreEntry *core);
+int restart_arm(struct restore *restore, const CoreEntry *core, pid_t pid, pid_t tid, uint64_t call, uint64_t scratch,
+		int64_t *ret_result);
+/* Registers of a thread that goes on behind the interrupted call with @result. */
+void restart_context(int64_t result, struct thread_context *context);

@@ -42,6 +42,25 @@ static int set_blocked(pid_t tid, uint64_t blocked)
 	return ptrace(PTRACE_SETSIGMASK, tid, sizeof(blocked), &blocked) < 0 ? -errno : 0;
 }
 
+/*
+ * Calls that answer EINTR to any interruption, also to one that the program cannot see. No handler has run (the
+ * thread would stand in it), so the kernel is told to repeat the call instead; if a handler does run first, the
+ * program gets its EINTR.
+ */
+static void hide_interruption(struct user_regs_struct *regs)
+{
+	static const long never_restarted[] = {
+		SYS_epoll_wait,	  SYS_epoll_pwait, SYS_epoll_pwait2, SYS_semop,		SYS_semtimedop, SYS_msgsnd,
+		SYS_msgrcv,	  SYS_io_getevents, SYS_io_pgetevents, SYS_rt_sigtimedwait, SYS_io_uring_enter,
+	};
+
+	if ((int64_t)regs->rax != -EINTR || (int64_t)regs->orig_rax < 0)
+		return;
+	for (size_t i = 0; i < sizeof(never_restarted) / sizeof(never_restarted[0]); i++)
+		if ((long)regs->orig_rax == never_restarted[i])
+			regs->rax = RESTART_NO_HANDLER;
+}
+
 int context_save(pid_t tid, struct thread_context *ret_context)
 {
 	struct thread_context context = {};
@@ -51,6 +70,7 @@ int context_save(pid_t tid, struct thread_context *ret_context)
 	int error = get_registers(tid, &context.regs);
 	if (error < 0)
 		return error;
+	hide_interruption(&context.regs);
 	*ret_context = context;
 	return 0;
 }

@@ -1,0 +1,208 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The restore, in one look:
+ *
+ *     read → plan → make the processes → (in each: files, memory, last program) → stop all → finish → let go
+ *
+ * Until the last step criu can fail or die at any time and nothing stays: processes are children that die with their
+ * parent at first, traced with EXITKILL from then on.
+ */
+#include "restore/restore.h"
+
+#include <fcntl.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/fd.h"
+#include "base/log.h"
+#include "kinds/fd/fd_kind.h"
+#include "model/action_script.h"
+#include "restore/memory.h"
+#include "restore/read.h"
+#include "restore/resume.h"
+#include "restore/shared.h"
+#include "restore/stage.h"
+#include "restore/switch.h"
+#include "restore/tree.h"
+
+static uint64_t now_us(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000;
+}
+
+/* As many descriptors as the system lets us have: the task's own and ours beside them. */
+static void raise_descriptor_limit(void)
+{
+	struct rlimit limit;
+
+	if (!getrlimit(RLIMIT_NOFILE, &limit)) {
+		limit.rlim_cur = limit.rlim_max;
+		setrlimit(RLIMIT_NOFILE, &limit);
+	}
+}
+
+/*
+ * Numbers that the kernel picks by itself (loader threads, helpers) should not be numbers that the tree wants:
+ * picking goes on behind the highest of them. Advice only.
+ */
+static void move_pids_on(const struct restore *restore)
+{
+	uint32_t highest = 0;
+	char text[16];
+
+	for (size_t i = 0; i < restore->task_count; i++)
+		for (size_t t = 0; t < restore->tasks[i]->entry->n_threads; t++)
+			if (restore->tasks[i]->entry->threads[t] > highest)
+				highest = restore->tasks[i]->entry->threads[t];
+	snprintf(text, sizeof(text), "%u", highest);
+	write_text_at(AT_FDCWD, "/proc/sys/kernel/ns_last_pid", text);
+}
+
+static int write_pidfile(struct restore *restore, pid_t pid)
+{
+	const char *path = restore->options->pidfile;
+	char text[16];
+
+	if (!path)
+		return 0;
+	_cleanup_fd_ int fd = openat(restore->options->work_dirfd, path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+	int length = snprintf(text, sizeof(text), "%d", pid);
+	int error = fd < 0 ? -errno : write_full(fd, text, length);
+	return error ? fail_errno(&restore->failure, error, "pidfile", path,
+				  error == -EEXIST ? "remove it, or choose another name" : NULL,
+				  "cannot write the pid file")
+		     : 0;
+}
+
+static int write_stats(struct restore *restore)
+{
+	StatsEntry stats = STATS_ENTRY__INIT;
+	struct image *image;
+
+	stats.restore = &restore->stats;
+	int error = image_create_named(restore->options->work_dirfd, &restore->failure, IMAGE_STATS, "stats-restore", &image);
+	if (error < 0)
+		return error;
+	image_write(image, &stats.base);
+	return image_close(&image);
+}
+
+static int run_script(struct restore *restore, const char *action, pid_t pid)
+{
+	return action_scripts_run(restore->options->scripts, action, pid, &restore->failure);
+}
+
+/* Everything between the first fork and the moment when all threads are ready to run. */
+static int build_tree(struct restore *restore, struct restore_tree_node *root, pid_t *ret_pid)
+{
+	int pair[2];
+	uint64_t begin = now_us();
+
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
+		return fail_errno(&restore->failure, errno, "restore-socket", NULL, NULL, "socketpair");
+	_cleanup_fd_ int notify_fd = pair[0];
+	restore->notify_fd = pair[1];
+	int error = tree_create(restore, root, switch_to_task, ret_pid);
+	close(pair[1]);
+	if (!error)
+		error = shared_watch(restore, BARRIER_FORKED, resume_check_alive);
+	restore->stats.forking_time = now_us() - begin;
+	if (!error)
+		error = resume_seize_leaders(restore);
+	if (!error)
+		error = resume_gather(restore, notify_fd);
+	return error ? error : resume_finish(restore, notify_fd);
+}
+
+/* Who knows better: the process that failed and told why, not the one that saw it die. */
+static void take_shared_failure(struct restore *restore)
+{
+	if (atomic_load(&restore->shared->aborted) && failure_is_set(&restore->shared->failure))
+		restore->failure = restore->shared->failure;
+}
+
+static int run(struct restore *restore, pid_t *ret_pid)
+{
+	struct restore_tree_node *root = NULL;
+	uint64_t begin = now_us();
+	int error = read_images(restore);
+
+	if (!error)
+		error = tree_plan(restore, &root);
+	if (!error)
+		error = stage_plan(restore);
+	if (error < 0)
+		return error;
+	if (restore->options->show_plan) {
+		tree_print(root, 0, stdout);
+		return 0;
+	}
+	error = run_script(restore, "pre-restore", 0);
+	if (!error)
+		error = shared_create(restore);
+	if (error < 0)
+		return error;
+	raise_descriptor_limit();
+	move_pids_on(restore);
+	error = build_tree(restore, root, ret_pid);
+	if (!error)
+		error = write_pidfile(restore, *ret_pid);
+	if (!error)
+		error = run_script(restore, "post-restore", *ret_pid);
+	if (!error)
+		error = run_script(restore, "pre-resume", *ret_pid);
+	if (error < 0) {
+		resume_kill(restore, *ret_pid);
+		take_shared_failure(restore);
+		return error;
+	}
+	resume_release(restore);
+	restore->stats.restore_time = now_us() - begin;
+	if (write_stats(restore) < 0)
+		log_warn("cannot write stats-restore: %s", restore->failure.cause);
+	failure_clear(&restore->failure);
+	if (run_script(restore, "post-resume", *ret_pid) < 0)
+		log_warn("post-resume: %s", restore->failure.cause);
+	failure_clear(&restore->failure);
+	return 0;
+}
+
+static int wait_for_root(pid_t pid)
+{
+	int status;
+
+	while (waitpid(pid, &status, 0) < 0)
+		if (errno != EINTR)
+			return 0;
+	return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+static int execute(struct restore *restore)
+{
+	execvp(restore->options->command[0], restore->options->command);
+	return fail_errno(&restore->failure, errno, "exec-cmd", restore->options->command[0], NULL, "cannot execute it");
+}
+
+int restore_run(const struct restore_options *options, struct failure *failure, int *ret_exit_status)
+{
+	struct restore restore = {.options = options, .images_dirfd = options->images_dirfd, .pages_fd = -1, .notify_fd = -1};
+	pid_t pid = 0;
+
+	restore_stats_entry__init(&restore.stats);
+	*ret_exit_status = 0;
+	int error = run(&restore, &pid);
+	if (!error && pid && options->exec_command)
+		error = execute(&restore);
+	else if (!error && pid && !options->detached)
+		*ret_exit_status = wait_for_root(pid);
+	*failure = restore.failure;
+	shared_free(restore.shared);
+	return error;
+}
