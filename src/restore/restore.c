@@ -87,7 +87,8 @@ static int write_stats(struct restore *restore)
 	struct image *image;
 
 	stats.restore = &restore->stats;
-	int error = image_create_named(restore->options->work_dirfd, &restore->failure, IMAGE_STATS, "stats-restore", &image);
+	int error = image_create_at(restore->options->work_dirfd, "stats-restore", &restore->failure, IMAGE_STATS,
+				  &image);
 	if (error < 0)
 		return error;
 	image_write(image, &stats.base);
