@@ -238,62 +238,77 @@ static int settle_states(struct restore *restore)
 
 /* ---- last programs ---- */
 
-static struct program *compose_last(struct restore *restore, struct restore_task *task, int *ret_error)
+static int compose_last(struct restore *restore, const struct restore_task *task, size_t index, struct program *program)
 {
-	struct program *program = stage_program(task->stage, 0);
-
-	*ret_error = 0;
-	for (const struct task_kind *const *kind = task_kinds; *kind && !*ret_error; kind++)
-		if ((*kind)->plan_last)
-			*ret_error = (*kind)->plan_last(restore, task, program);
-	return program;
+	for (const struct task_kind *const *kind = task_kinds; *kind; kind++) {
+		int error = !index && (*kind)->plan_last ? (*kind)->plan_last(restore, task, program) : 0;
+		if (!error && (*kind)->plan_last_thread)
+			error = (*kind)->plan_last_thread(restore, task, task->thread_cores[index],
+							  task->entry->threads[index], program);
+		if (error < 0)
+			return error;
+	}
+	return 0;
 }
 
-static int start_last(struct restore *restore, struct restore_task *task, struct program *program)
+/* Returns 1 if the thread runs, 0 if it has nothing to do, or a failure. */
+static int start_last(struct restore *restore, const struct restore_task *task, size_t index)
 {
-	const struct stage_slot *slot = &task->stage->slots[0];
+	const struct stage_slot *slot = &task->stage->slots[index];
+	pid_t tid = task->entry->threads[index];
+	struct program *program = stage_program(task->stage, index);
 	struct thread_context context;
-	int error = stage_place(restore, task->pid, task->stage, 0, task->first_notice, program);
+	int error = compose_last(restore, task, index, program);
+	bool empty = !program_step_count(program);
 
-	if (error < 0)
+	if (!error && !empty)
+		error = stage_place(restore, task->pid, task->stage, index, task->first_notice + index, program);
+	program_free(program);
+	if (error < 0 || empty)
 		return error;
-	error = context_save(task->pid, &context);
+	error = context_save(tid, &context);
 	if (!error)
-		error = context_redirect(task->pid, &context, task->stage->code, slot->run, slot->stack);
-	if (!error && ptrace(PTRACE_CONT, task->pid, 0, 0) < 0)
+		error = context_redirect(tid, &context, task->stage->code, slot->run, slot->stack);
+	if (!error && ptrace(PTRACE_CONT, tid, 0, 0) < 0)
 		error = -errno;
 	return error ? fail_errno(&restore->failure, error, "restore-last", restore_task_name(restore, task), NULL,
-				  "cannot start its last program")
-		     : 0;
+				  "cannot start the last program of thread %d", tid)
+		     : 1;
 }
 
-static int run_last_programs(struct restore *restore, int notify_fd)
+static int stop_again(struct restore *restore, const pid_t *tids, size_t count)
 {
-	size_t started = 0;
-	_cleanup_free_ bool *runs = xcalloc(restore->task_count, sizeof(*runs));
 	int error = 0;
 
-	for (size_t i = 0; i < restore->task_count && !error; i++) {
-		struct restore_task *task = restore->tasks[i];
-		if (!is_live(task))
-			continue;
-		struct program *program = compose_last(restore, task, &error);
-		if (!error && program_step_count(program)) {
-			error = start_last(restore, task, program);
-			runs[i] = !error;
-			started += runs[i];
-		}
-		program_free(program);
-	}
-	if (!error)
-		error = receive_notices(restore, notify_fd, started);
-	for (size_t i = 0; i < restore->task_count && !error; i++)
-		if (runs[i])
-			error = interrupt(restore, restore->tasks[i]->pid);
-	for (size_t i = 0; i < restore->task_count && !error; i++)
-		if (runs[i])
-			error = wait_stopped(restore, restore->tasks[i]->pid);
+	for (size_t i = 0; i < count && !error; i++)
+		error = interrupt(restore, tids[i]);
+	for (size_t i = 0; i < count && !error; i++)
+		error = wait_stopped(restore, tids[i]);
 	return error;
+}
+
+/* The leaders of all tasks at once, or all threads but the leaders. */
+static int run_last_programs(struct restore *restore, int notify_fd, bool leaders)
+{
+	_cleanup_free_ pid_t *started = NULL;
+	size_t count = 0, capacity = 0;
+	int error = 0;
+
+	for (size_t i = 0; i < restore->task_count; i++) {
+		const struct restore_task *task = restore->tasks[i];
+		size_t end = !is_live(task) ? 0 : leaders ? 1 : task->thread_count;
+		for (size_t t = leaders ? 0 : 1; t < end; t++) {
+			int result = start_last(restore, task, t);
+			if (result < 0)
+				return result;
+			if (!result)
+				continue;
+			ARRAY_GROW(started, count, capacity);
+			started[count++] = task->entry->threads[t];
+		}
+	}
+	error = receive_notices(restore, notify_fd, count);
+	return error ? error : stop_again(restore, started, count);
 }
 
 static int set_from_outside(struct restore *restore)
@@ -324,7 +339,8 @@ static int call_in_task(struct restore *restore, const struct restore_task *task
 	int error = context_save(task->pid, &context);
 
 	if (!error)
-		error = context_redirect_to_call(task->pid, &context, stage_call_instruction(task->stage), number, args);
+		error = context_redirect_to_call(task->pid, &context, stage_call_instruction(task->stage), number,
+						 args);
 	if (!error)
 		error = thread_run_to_syscall(task->pid);
 	if (!error)
@@ -349,7 +365,8 @@ static int finish_task(struct restore *restore, const struct restore_task *task)
 			error = restart_arm(restore, task->thread_cores[t], task->pid, task->entry->threads[t],
 					    stage_call_instruction(stage), stage->slots[t].data, &interrupted[t]);
 	if (!error)
-		error = call_in_task(restore, task, SYS_close, (const int64_t[6]){restore->notify_fd_in_task[task->index]});
+		error = call_in_task(restore, task, SYS_close,
+				     (const int64_t[6]){restore->notify_fd_in_task[task->index]});
 	if (!error)
 		error = call_in_task(restore, task, SYS_munmap, (const int64_t[6]){stage->address, stage->bytes});
 	for (size_t t = 0; t < task->thread_count && !error; t++)
@@ -379,7 +396,9 @@ int resume_finish(struct restore *restore, int notify_fd)
 	int error = settle_states(restore);
 
 	if (!error)
-		error = run_last_programs(restore, notify_fd);
+		error = run_last_programs(restore, notify_fd, false);
+	if (!error)
+		error = run_last_programs(restore, notify_fd, true);
 	if (!error)
 		error = set_from_outside(restore);
 	if (!error)

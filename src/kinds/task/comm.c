@@ -31,14 +31,6 @@ static int inspected_thread(struct dump *dump, struct dump_thread *thread, const
 	return 0;
 }
 
-/* A dead task keeps the name that its process has when it ends. */
-static int enter(struct restore *restore, const struct restore_task *task)
-{
-	if (task->state == TASK_STATE_DEAD)
-		prctl(PR_SET_NAME, task->core->tc->comm);
-	return 0;
-}
-
 static int plan_thread(struct restore *restore, const struct restore_task *task, const CoreEntry *thread, pid_t tid,
 		       struct program *program)
 {
@@ -54,6 +46,5 @@ const struct task_kind comm_kind = {
 	.name = "comm",
 	.inspect_thread = inspect_thread,
 	.inspected_thread = inspected_thread,
-	.enter = enter,
 	.plan_thread = plan_thread,
 };

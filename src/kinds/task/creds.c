@@ -7,7 +7,8 @@
  * (SECBIT_NO_SETUID_FIXUP), groups, ids, inheritable set, bounding set, ambient set, final securebits, final sets.
  * A step that would change nothing is left out: a restore without privileges then still works for tasks of the same
  * user. The program starts with criu's own credentials, which is what "change" is measured against.
- * Changing ids resets dumpable and the parent-death signal; their rows come later.
+ * Changing ids resets dumpable and the parent-death signal; their rows come later. A thread that has filters to
+ * install first gets its credentials in its last program.
  */
 #include <grp.h>
 #include <linux/capability.h>
@@ -20,6 +21,7 @@
 
 #include "base/fd.h"
 #include "base/log.h"
+#include "kinds/task/seccomp.h"
 #include "kinds/task/task_kind.h"
 #include "kinds/task/thread_status.h"
 
@@ -227,14 +229,13 @@ static void plan_capabilities(struct program *program, const struct credentials 
 			  "prctl(PR_CAP_AMBIENT_RAISE)");
 }
 
-static int plan_thread(struct restore *restore, const struct restore_task *task, const CoreEntry *thread, pid_t tid,
-		       struct program *program)
+static void plan(const CoreEntry *thread, struct program *program)
 {
 	const CredsEntry *entry = thread->thread_core->creds;
 	struct credentials own, wanted;
 
 	if (!entry)
-		return 0;
+		return;
 	read_own(&own);
 	read_wanted(entry, &own, &wanted);
 	uint32_t securebits = own.securebits;
@@ -246,6 +247,21 @@ static int plan_thread(struct restore *restore, const struct restore_task *task,
 	plan_capabilities(program, &own, &wanted);
 	plan_securebits(program, &securebits, wanted.securebits);
 	plan_capset(program, wanted.effective, wanted.permitted, wanted.inheritable);
+}
+
+static int plan_thread(struct restore *restore, const struct restore_task *task, const CoreEntry *thread, pid_t tid,
+		       struct program *program)
+{
+	if (!seccomp_is_late(task, thread, tid))
+		plan(thread, program);
+	return 0;
+}
+
+static int plan_last_thread(struct restore *restore, const struct restore_task *task, const CoreEntry *thread,
+			    pid_t tid, struct program *program)
+{
+	if (seccomp_is_late(task, thread, tid))
+		plan(thread, program);
 	return 0;
 }
 
@@ -275,4 +291,5 @@ const struct task_kind creds_kind = {
 	.inspected_thread = inspected_thread,
 	.check = check,
 	.plan_thread = plan_thread,
+	.plan_last_thread = plan_last_thread,
 };

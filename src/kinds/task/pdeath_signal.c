@@ -3,6 +3,7 @@
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 
+#include "kinds/task/seccomp.h"
 #include "kinds/task/task_kind.h"
 
 static int inspect_thread(struct dump *dump, struct dump_thread *thread, struct program *program, void **state)
@@ -27,13 +28,27 @@ static int inspected_thread(struct dump *dump, struct dump_thread *thread, const
 	return 0;
 }
 
+/* Also when it has none: the process was made with one, so that it ends with criu. */
+static void plan(const CoreEntry *thread, struct program *program)
+{
+	PROGRAM_CALL(program, SYS_prctl, PR_SET_PDEATHSIG,
+		     thread->thread_core->has_pdeath_sig ? thread->thread_core->pdeath_sig : 0);
+	program_describe(program, "prctl(PR_SET_PDEATHSIG)");
+}
+
 static int plan_thread(struct restore *restore, const struct restore_task *task, const CoreEntry *thread, pid_t tid,
 		       struct program *program)
 {
-	if (!thread->thread_core->has_pdeath_sig)
-		return 0;
-	PROGRAM_CALL(program, SYS_prctl, PR_SET_PDEATHSIG, thread->thread_core->pdeath_sig);
-	program_describe(program, "prctl(PR_SET_PDEATHSIG)");
+	if (!seccomp_is_late(task, thread, tid))
+		plan(thread, program);
+	return 0;
+}
+
+static int plan_last_thread(struct restore *restore, const struct restore_task *task, const CoreEntry *thread,
+			    pid_t tid, struct program *program)
+{
+	if (seccomp_is_late(task, thread, tid))
+		plan(thread, program);
 	return 0;
 }
 
@@ -42,4 +57,5 @@ const struct task_kind pdeath_signal_kind = {
 	.inspect_thread = inspect_thread,
 	.inspected_thread = inspected_thread,
 	.plan_thread = plan_thread,
+	.plan_last_thread = plan_last_thread,
 };

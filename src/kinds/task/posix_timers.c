@@ -21,8 +21,8 @@
 
 enum {
 	NANOSECONDS = 1000000000,
-	MAX_SKIPPED_IDS = 4096, /* on kernels that only count */
-	THREAD_CPU_CLOCK = -2,  /* the kernel's name for "CPU time of the thread that made the timer" */
+	MAX_SKIPPED_IDS = 256, /* on kernels that only count */
+	THREAD_CPU_CLOCK = -2, /* the kernel's name for "CPU time of the thread that made the timer" */
 	PROGRAM_BYTES_PER_TIMER = 2 * sizeof(struct blob_step) + sizeof(struct itimerspec) + 16,
 };
 

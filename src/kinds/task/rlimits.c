@@ -6,8 +6,10 @@
  * come back in the very last program, when nothing is made any more that they could refuse. Raising a hard limit
  * needs that capability as well: it is tried early, while the process is criu, and what cannot be had is clamped.
  */
+#include <linux/capability.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
+#include <unistd.h>
 
 #include "base/log.h"
 #include "kinds/task/task_kind.h"
@@ -83,6 +85,16 @@ static int enter(struct restore *restore, const struct restore_task *task)
 	return 0;
 }
 
+/* True if the process could raise its hard limits in enter(). */
+static bool can_raise(void)
+{
+	struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
+	struct __user_cap_data_struct data[2] = {};
+
+	return !syscall(SYS_capget, &header, data) && data[0].effective & 1U << CAP_SYS_RESOURCE;
+}
+
+/* Composed in criu, whose hard limits the process had before enter(). */
 static int plan_last(struct restore *restore, const struct restore_task *task, struct program *program)
 {
 	const TaskRlimitsEntry *entry = task->core->tc->rlimits;
@@ -91,7 +103,7 @@ static int plan_last(struct restore *restore, const struct restore_task *task, s
 		struct rlimit now, wanted = {entry->rlimits[i]->cur, entry->rlimits[i]->max};
 		if (getrlimit(i, &now) < 0)
 			continue;
-		if (wanted.rlim_max > now.rlim_max)
+		if (wanted.rlim_max > now.rlim_max && !can_raise())
 			wanted.rlim_max = now.rlim_max;
 		if (wanted.rlim_cur > wanted.rlim_max)
 			wanted.rlim_cur = wanted.rlim_max;

@@ -5,17 +5,21 @@
  * seccomp.img holds each filter once; `prev` is the older one it was added to, a thread names its newest. At restore
  * the chain is installed from its oldest filter on. Two facts decide where:
  * - without no_new_privs, installing needs CAP_SYS_ADMIN, so it comes before the thread's credentials;
- * - filters then would judge the program's own calls. They do not as long as the thread is traced with
- *   PTRACE_O_SUSPEND_SECCOMP, which whoever runs the last programs must have set.
- * Threads with one and the same chain get it together (TSYNC): it stays shared, as later TSYNC calls of theirs need.
+ * - filters judge the interpreter's calls too, unless the thread is traced with PTRACE_O_SUSPEND_SECCOMP, as all
+ *   threads are when their last programs run.
+ * Threads with one and the same chain get it from the leader (TSYNC): it stays shared, as later TSYNC calls of theirs
+ * need.
  */
 #include "kinds/task/seccomp.h"
 
+#include <linux/capability.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
+#include <unistd.h>
 
 #include "base/fd.h"
 #include "kinds/task/task_kind.h"
@@ -179,11 +183,25 @@ static int check_filter(struct restore *restore, const SeccompFilter *filter, ui
 	return 0;
 }
 
+static bool can_suspend(void)
+{
+	struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
+	struct __user_cap_data_struct data[2] = {};
+
+	return !syscall(SYS_capget, &header, data) && data[0].effective & 1U << CAP_SYS_ADMIN &&
+	       prctl(PR_GET_SECCOMP) == SECCOMP_MODE_DISABLED;
+}
+
 static int check_thread(struct restore *restore, const CoreEntry *thread)
 {
 	int mode = mode_of(thread);
 
-	if (mode == SECCOMP_MODE_DISABLED || mode == SECCOMP_MODE_STRICT)
+	if (mode == SECCOMP_MODE_DISABLED)
+		return 0;
+	if (!can_suspend())
+		return fail(&restore->failure, EPERM, "task-seccomp", NULL,
+			    "criu must have CAP_SYS_ADMIN and no seccomp filter itself", "it is restricted by seccomp");
+	if (mode == SECCOMP_MODE_STRICT)
 		return 0;
 	if (mode != SECCOMP_MODE_FILTER || !thread->thread_core->has_seccomp_filter)
 		return fail(&restore->failure, EINVAL, "image-range", NULL, NULL, "its seccomp mode %d is impossible",
@@ -240,21 +258,25 @@ static void plan_chain(const struct restore *restore, struct program *program, u
 	program_describe(program, "seccomp(SECCOMP_SET_MODE_FILTER)");
 }
 
-static int plan_thread(struct restore *restore, const struct restore_task *task, const CoreEntry *thread, pid_t tid,
-		       struct program *program)
+bool seccomp_is_late(const struct restore_task *task, const CoreEntry *thread, pid_t tid)
 {
 	int mode = mode_of(thread);
 
-	if (mode == SECCOMP_MODE_STRICT) {
-		PROGRAM_CALL(program, SYS_seccomp, SECCOMP_SET_MODE_STRICT, 0, 0);
-		program_describe(program, "seccomp(SECCOMP_SET_MODE_STRICT)");
-	}
-	if (mode != SECCOMP_MODE_FILTER)
+	return mode == SECCOMP_MODE_STRICT || (mode == SECCOMP_MODE_FILTER && (tid == task->pid || !is_common(task)));
+}
+
+static int plan_last_thread(struct restore *restore, const struct restore_task *task, const CoreEntry *thread,
+			    pid_t tid, struct program *program)
+{
+	if (!seccomp_is_late(task, thread, tid))
 		return 0;
-	bool common = is_common(task);
-	if (!common || tid == task->pid)
+	if (mode_of(thread) == SECCOMP_MODE_FILTER) {
 		plan_chain(restore, program, thread->thread_core->seccomp_filter,
-			   common ? SECCOMP_FILTER_FLAG_TSYNC : 0);
+			   is_common(task) ? SECCOMP_FILTER_FLAG_TSYNC : 0);
+		return 0;
+	}
+	PROGRAM_CALL(program, SYS_seccomp, SECCOMP_SET_MODE_STRICT, 0, 0);
+	program_describe(program, "seccomp(SECCOMP_SET_MODE_STRICT)");
 	return 0;
 }
 
@@ -269,5 +291,5 @@ const struct task_kind seccomp_kind = {
 	.name = "seccomp",
 	.collect_thread = collect_thread,
 	.check = check,
-	.plan_thread = plan_thread,
+	.plan_last_thread = plan_last_thread,
 };

@@ -7,5 +7,10 @@
 
 /* Writes seccomp.img; entry: collected. Returns 0 or a failure. */
 int seccomp_write(struct dump *dump);
+/*
+ * True if this thread installs filters itself, which must happen in its last program: its credentials, which may take
+ * the right to do so, then come later still.
+ */
+bool seccomp_is_late(const struct restore_task *task, const CoreEntry *thread, pid_t tid);
 /* Frees what the restore read of it. */
 void seccomp_forget(struct restore *restore);

@@ -45,6 +45,13 @@ struct task_kind {
 	 * stopped tasks are dead and stopped): pending signals, timers that must not run earlier.
 	 */
 	int (*plan_last)(struct restore *restore, const struct restore_task *task, struct program *program);
+	/*
+	 * A final program of each thread, run when all threads stand and are traced with seccomp suspended: first those
+	 * of all other threads, then the leader's, row by row together with plan_last. Composed in criu. Threads with
+	 * an empty one are not disturbed.
+	 */
+	int (*plan_last_thread)(struct restore *restore, const struct restore_task *task, const CoreEntry *thread,
+				pid_t tid, struct program *program);
 	/* In criu, when all threads of the task exist and wait: what can be set from outside. */
 	int (*outside)(struct restore *restore, const struct restore_task *task);
 	int (*outside_thread)(struct restore *restore, const struct restore_task *task, const CoreEntry *thread,

@@ -23,9 +23,9 @@ const struct task_kind *const task_kinds[] = {
 	&thp_disable_kind,
 	/* Better priorities need capabilities that the credentials may take away. */
 	&sched_kind,
-	/* Allows filters to be installed where CAP_SYS_ADMIN is missing. */
+	/* Cannot be taken back, and forbids nothing that follows. */
 	&no_new_privs_kind,
-	/* Needs CAP_SYS_ADMIN otherwise, so before the credentials; suspended, so the calls below pass. */
+	/* Needs CAP_SYS_ADMIN, so before the credentials; suspended, so the calls below pass. */
 	&seccomp_kind,
 	&creds_kind,
 	/* Taken away by a change of credentials. */
