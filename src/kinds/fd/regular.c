@@ -334,7 +334,7 @@ static int check_file(struct restore *restore, const struct restore_file *file)
 	if (!entry->has_mode || !S_ISREG(entry->mode) || held_for(restore, file->id) >= 0 ||
 	    !strncmp(entry->name, "/proc/", strlen("/proc/")))
 		return 0;
-	bool is_mapped = !file->user_count && !entry->pos;
+	bool is_mapped = !file->user_count && !entry->pos && !(entry->flags & O_PATH);
 	_cleanup_fd_ int fd = is_mapped ? open_entry(restore, entry, O_RDONLY | O_NONBLOCK) : -1;
 	if (is_mapped ? fd < 0 || fstat(fd, &stat) < 0
 		      : fstatat(AT_FDCWD, entry->name, &stat, entry->flags & O_NOFOLLOW ? AT_SYMLINK_NOFOLLOW : 0) < 0)

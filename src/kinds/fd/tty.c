@@ -169,12 +169,39 @@ static int describe(struct dump *dump, const struct target_fd *target, struct du
 	return 0;
 }
 
+/*
+ * The path of a slave. It exists only as long as the pty, so there is nothing to keep or to check, and the path of a
+ * slave whose master is gone must not be taken for a deleted device node.
+ */
+static uint32_t add_slave_path(struct dump *dump, const struct target_fd *target)
+{
+	struct dump_file *file = dump_file_add(dump, &regular_kind);
+	RegFileEntry *reg = arena_message(&dump->arena, RegFileEntry, reg_file_entry);
+	char *deleted;
+
+	file->task = target->task;
+	file->stat = target->stat;
+	file->flags = target->flags;
+	file->entry->type = FD_TYPES__REG;
+	file->entry->reg = reg;
+	reg->id = file->id;
+	reg->flags = target->flags;
+	reg->fown = arena_message(&dump->arena, FownEntry, fown_entry);
+	reg->name = arena_strdup(&dump->arena, target->link);
+	deleted = strstr(reg->name, " (deleted)");
+	if (deleted)
+		*deleted = '\0';
+	reg->has_mode = true;
+	reg->mode = target->stat.st_mode;
+	return file->id;
+}
+
 static int tty_dump(struct dump *dump, const struct target_fd *target, FileEntry *entry)
 {
 	struct tty_dump *state = tty_dump_state(dump);
 	struct dumped_tty *tty;
 	int index = -1, ret;
-	uint32_t id = 0, regular_id;
+	uint32_t id = 0, regular_id = 0;
 	TtyType type = TTY_TYPE__UNKNOWN;
 
 	ret = identify(target, &type, &id, &index);
@@ -188,7 +215,9 @@ static int tty_dump(struct dump *dump, const struct target_fd *target, FileEntry
 		tty = add_tty(dump, state, id, type);
 		ret = describe(dump, target, tty, index);
 	}
-	if (!ret)
+	if (!ret && is_pty_slave(target->stat.st_rdev))
+		regular_id = add_slave_path(dump, target);
+	else if (!ret)
 		ret = regular_dump_fd(dump, target->task, target->fd, target->link, target->flags, &regular_id);
 	if (ret < 0)
 		return ret;
