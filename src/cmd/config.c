@@ -53,6 +53,8 @@ static int apply_line(char *line, struct options *options, unsigned verb, struct
 	char end;
 	char *key = next_word(&line, true, &end, &unclosed);
 
+	if (!key && !unclosed && end == '=')
+		return fail(failure, EINVAL, "config-syntax", NULL, NULL, "a name is missing before \"=\"");
 	if (!key && !unclosed)
 		return 0;
 	char *value = NULL, *extra = NULL;
@@ -87,7 +89,7 @@ int config_parse(char *text, const char *file, struct options *options, unsigned
 	return 0;
 }
 
-/* The text stays allocated for the rest of the program: the options point into it. */
+/* The text lives as long as the options, which point into it. */
 static int read_file(const char *path, bool may_be_missing, struct options *options, unsigned verb,
 		     struct failure *failure)
 {
@@ -98,6 +100,9 @@ static int read_file(const char *path, bool may_be_missing, struct options *opti
 		return 0;
 	if (r < 0)
 		return fail_errno(failure, r, "config-read", path, NULL, "the config file cannot be read");
+	struct text_list *texts = &options->config_texts;
+	ARRAY_GROW(texts->items, texts->count, texts->capacity);
+	texts->items[texts->count++] = text;
 	return config_parse(text, path, options, verb, failure);
 }
 

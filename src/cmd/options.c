@@ -57,6 +57,9 @@ void options_init(struct options *options)
 
 void options_free(struct options *options)
 {
+	for (size_t i = 0; i < options->config_texts.count; i++)
+		free(options->config_texts.items[i]);
+	free(options->config_texts.items);
 	free(options->close_fds);
 	free(options->action_scripts.items);
 	free(options->features.items);

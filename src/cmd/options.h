@@ -78,6 +78,7 @@ struct options {
 	/* Config files */
 	const char *config; /* NULL = $CRIU_CONFIG_FILE or none */
 	bool no_default_config;
+	struct text_list config_texts; /* of the files that were read; strings above point into them */
 
 	const char *die_at; /* NULL = never */
 
@@ -111,8 +112,8 @@ extern const struct option_row option_rows[];
 extern const size_t option_row_count;
 
 /*
- * Reads the config files and the command line. @argv may be permuted. Strings of *ret_options point into @argv or
- * live as long as the program. Fills ret_options->json before a failure too, so that it can be told in the right form.
+ * Reads the config files and the command line. @argv may be permuted. Strings of *ret_options point into @argv and
+ * what options_free() frees. Fills ret_options->json before a failure too, so that it can be told in the right form.
  * Returns 0 or a failure.
  */
 int options_parse(int argc, char **argv, struct options *ret_options, struct failure *failure);
