@@ -234,14 +234,17 @@ static int find_stage(struct restore *restore)
 
 	if (error < 0)
 		return fail_errno(&restore->failure, error, "restore-maps", NULL, NULL, "cannot read /proc/self/maps");
-	for (size_t i = 0; i < own.count; i++) {
-		ARRAY_GROW(ranges, count, capacity);
-		ranges[count++] = (struct range){own.items[i].start, own.items[i].end};
-	}
+	for (size_t i = 0; i < own.count; i++)
+		if (own.items[i].end <= ADDRESS_SPACE_END) { /* not the vsyscall page */
+			ARRAY_GROW(ranges, count, capacity);
+			ranges[count++] = (struct range){own.items[i].start, own.items[i].end};
+		}
 	mappings_free(&own);
 	for (size_t t = 0; t < restore->task_count; t++)
 		for (size_t i = 0; restore->tasks[t]->mm && i < restore->tasks[t]->mm->n_vmas; i++) {
 			const VmaEntry *vma = restore->tasks[t]->mm->vmas[i];
+			if (vma->end > ADDRESS_SPACE_END)
+				continue;
 			ARRAY_GROW(ranges, count, capacity);
 			ranges[count++] = (struct range){vma->start, vma->end};
 		}
