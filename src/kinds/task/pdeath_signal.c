@@ -39,7 +39,6 @@ static void plan(const CoreEntry *thread, struct program *program)
 static int plan_thread(struct restore *restore, const struct restore_task *task, const CoreEntry *thread, pid_t tid,
 		       struct program *program)
 {
-<<<<<<< Updated upstream
 	if (!seccomp_is_late(task, thread, tid))
 		plan(thread, program);
 	return 0;
@@ -50,12 +49,6 @@ static int plan_last_thread(struct restore *restore, const struct restore_task *
 {
 	if (seccomp_is_late(task, thread, tid))
 		plan(thread, program);
-=======
-	/* Always: while it is being restored a process dies with its creator. */
-	PROGRAM_CALL(program, SYS_prctl, PR_SET_PDEATHSIG,
-		     thread->thread_core->has_pdeath_sig ? thread->thread_core->pdeath_sig : 0);
-	program_describe(program, "prctl(PR_SET_PDEATHSIG)");
->>>>>>> Stashed changes
 	return 0;
 }
 
