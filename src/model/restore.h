@@ -81,6 +81,8 @@ struct restore {
 	struct restore_shared *shared;
 	uint64_t stage_address, stage_end; /* addresses that no task uses (restore/memory_read.c) */
 	struct restore_task *self;   /* NULL in criu itself */
+	int *offered;                /* descriptors of this process that wait to be taken (restore_offer) */
+	size_t offered_count, offered_capacity;
 	struct restore_task *fork_origin; /* the task whose memory this process inherited */
 	int pages_fd;                /* the pages file in use; -1 = none */
 	uint32_t pages_fd_id;

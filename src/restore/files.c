@@ -68,6 +68,8 @@ int restore_offer(struct restore *restore, uint32_t id, int fd)
 		return error;
 	if (!file)
 		return fail(&restore->failure, EINVAL, "image-reference", NULL, NULL, "there is no file %u", id);
+	ARRAY_GROW(restore->offered, restore->offered_count, restore->offered_capacity);
+	restore->offered[restore->offered_count++] = fd;
 	shared_publish(restore, SHARED_OFFER, file->slot, fd);
 	return 0;
 }

@@ -259,6 +259,19 @@ static int open_exe(struct restore *restore, int *ret_fd)
 	return error ? fail_in(&restore->failure, "its program") : restore_park(restore, ret_fd);
 }
 
+/* What came with the fork. A session's leader has offers already. */
+static void close_inherited(const struct restore *restore, int log)
+{
+	const int own[] = {restore->images_dirfd, restore->notify_fd, log};
+	size_t count = ARRAY_SIZE(own) + restore->offered_count;
+	_cleanup_free_ int *keep = xcalloc(count, sizeof(*keep));
+
+	memcpy(keep, own, sizeof(own));
+	if (restore->offered_count)
+		memcpy(keep + ARRAY_SIZE(own), restore->offered, restore->offered_count * sizeof(*keep));
+	files_close_others(restore, keep, count);
+}
+
 static int prepare_descriptors(struct restore *restore)
 {
 	int log = log_fd();
@@ -274,9 +287,8 @@ static int prepare_descriptors(struct restore *restore)
 	if (error < 0)
 		return error;
 	restore->pages_fd = -1;
-	const int keep[] = {restore->images_dirfd, restore->notify_fd, log};
 	if (!restore->options->shell_job)
-		files_close_others(restore, keep, ARRAY_SIZE(keep));
+		close_inherited(restore, log);
 	return 0;
 }
 

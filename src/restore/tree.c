@@ -248,6 +248,8 @@ static void become(struct tree_run *run, struct restore_tree_node *node)
 	if (restore->self && restore->self->memory)
 		restore->fork_origin = restore->self;
 	restore->self = task;
+	/* Those of our creator are its own. */
+	restore->offered_count = 0;
 	log_set_pid(task->pid);
 	atomic_store(&restore->shared->born[task->index], 1);
 	if (task->state != TASK_DEAD) {
