@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "base/log.h"
 
+#include <fcntl.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -13,6 +14,8 @@ static struct {
 	enum log_level level;
 	int pid;
 	uint64_t start_us;
+	int split_dirfd;
+	const char *split_name; /* NULL = one log for all */
 } log_state = {.fd = -1, .level = LOG_LEVEL_WARN};
 
 static uint64_t now_us(void)
@@ -45,9 +48,26 @@ enum log_level log_level(void)
 	return log_state.level;
 }
 
+void log_split(int dirfd, const char *name)
+{
+	log_state.split_dirfd = dirfd;
+	log_state.split_name = name;
+}
+
 void log_set_pid(int pid)
 {
+	char path[4096];
+
 	log_state.pid = pid;
+	if (!log_state.split_name || log_state.fd < 0)
+		return;
+	snprintf(path, sizeof(path), "%s.%d", log_state.split_name, pid);
+	int fd = openat(log_state.split_dirfd, path, O_WRONLY | O_CREAT | O_TRUNC | O_APPEND | O_CLOEXEC, 0600);
+	if (fd < 0)
+		return; /* the log that all share is better than none */
+	/* The number stays, because callers keep it out of the way of what they restore. */
+	dup3(fd, log_state.fd, O_CLOEXEC);
+	close(fd);
 }
 
 void log_line(enum log_level level, const char *file, int line, const char *format, ...)

@@ -15,6 +15,8 @@ void log_move(int fd);
 /* The descriptor that lines go to. */
 int log_fd(void);
 enum log_level log_level(void);
+/* From log_set_pid() on, lines go to the new file "<name>.<pid>" below @dirfd. @name stays the caller's. */
+void log_split(int dirfd, const char *name);
 /* The pid that is put after the time (restored tasks); 0 = none. */
 void log_set_pid(int pid);
 

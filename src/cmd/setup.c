@@ -109,6 +109,9 @@ static int open_log(struct command *command)
 	const struct options *options = command->options;
 	int level = options->verbosity;
 
+	if (options->log_pid && !options->log_file)
+		return fail(&command->failure, EINVAL, "usage", "--log-pid", "add --log-file",
+			    "the logs of the tasks are named after the log file");
 	if (!options->log_file) {
 		log_setup(STDERR_FILENO, level);
 		return 0;
@@ -123,6 +126,8 @@ static int open_log(struct command *command)
 				  "a relative name is taken from the work directory", "cannot be written");
 	}
 	log_setup(fd, level);
+	if (options->log_pid)
+		log_split(dirfd, options->log_file);
 	return 0;
 }
 
