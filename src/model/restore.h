@@ -123,7 +123,8 @@ int restore_take_file(struct restore *restore, uint32_t id, int *ret_fd);
 /* Waits like restore_take_file() and gives "/proc/PID/fd/N", to reopen pipes with other flags. */
 int restore_file_path(struct restore *restore, uint32_t id, char *path, size_t size);
 /*
- * Opens a file that is in no descriptor table (in flight in a queue) through its kind; the caller owns *ret_fd.
+ * Opens a file that is in no descriptor table (in flight in a queue) through its kind, once for the whole tree: later
+ * calls, of any task, take a copy, and so do restore_take_file() and restore_file_path(). The caller owns *ret_fd.
  */
 int restore_open_unowned(struct restore *restore, uint32_t id, int *ret_fd);
 /* A lock over all tasks of the restore, for steps that must not overlap (a name bound for a moment). */

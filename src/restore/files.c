@@ -134,7 +134,19 @@ int restore_open_unowned(struct restore *restore, uint32_t id, int *ret_fd)
 
 	if (!file)
 		return fail(&restore->failure, EINVAL, "image-reference", NULL, NULL, "there is no file %u", id);
-	return file->kind->open(restore, file, ret_fd);
+	pid_t opener = shared_claim(restore, file->slot);
+	if (opener == getpid() && !shared_is_published(restore, SHARED_FILE, file->slot))
+		return fail(&restore->failure, ELOOP, "image-queue-loop", NULL, NULL,
+			    "file %u is in flight in a queue that it must be opened for", id);
+	if (opener)
+		return restore_take_file(restore, id, ret_fd);
+	int kept, error = file->kind->open(restore, file, &kept);
+	if (!error)
+		error = restore_park(restore, &kept);
+	if (error < 0)
+		return error;
+	shared_publish(restore, SHARED_FILE, file->slot, kept);
+	return take_from(restore, getpid(), kept, ret_fd);
 }
 
 int restore_assume_identity(struct restore *restore, uint32_t euid, uint32_t egid)
@@ -275,7 +287,8 @@ static int set_owner(struct restore *restore, const struct restore_file *file, i
 	if (!fown->pid)
 		return 0;
 	struct f_owner_ex owner = {.type = fown->pid_type, .pid = fown->pid};
-	int error = syscall(SYS_setresuid, fown->uid, fown->euid, 0) < 0 || fcntl(fd, F_SETOWN_EX, &owner) < 0 ? errno : 0;
+	int error =
+		syscall(SYS_setresuid, fown->uid, fown->euid, 0) < 0 || fcntl(fd, F_SETOWN_EX, &owner) < 0 ? errno : 0;
 	if (syscall(SYS_setresuid, 0, 0, 0) < 0 || error)
 		return fail_errno(&restore->failure, error ? error : errno, "restore-fown", NULL, NULL,
 				  "cannot set its owner, process %u", fown->pid);

@@ -101,6 +101,20 @@ int shared_watch(struct restore *restore, enum restore_barrier barrier, int (*al
 	return atomic_load(&shared->aborted) ? -ECANCELED : 0;
 }
 
+pid_t shared_claim(struct restore *restore, uint32_t slot)
+{
+	uint32_t nobody = 0;
+
+	if (atomic_compare_exchange_strong(&restore->shared->slots[SHARED_FILE][slot].opener, &nobody, getpid()))
+		return 0;
+	return nobody;
+}
+
+bool shared_is_published(const struct restore *restore, enum shared_slot_kind kind, uint32_t slot)
+{
+	return atomic_load(&restore->shared->slots[kind][slot].ready);
+}
+
 void shared_publish(struct restore *restore, enum shared_slot_kind kind, uint32_t slot, int number)
 {
 	struct shared_slot *place = &restore->shared->slots[kind][slot];

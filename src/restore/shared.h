@@ -25,6 +25,7 @@ enum shared_slot_kind { SHARED_FILE, SHARED_OFFER, SHARED_SLOT_KINDS };
 
 struct shared_slot {
 	_Atomic uint32_t ready;
+	_Atomic uint32_t opener; /* of a file without owner: the process that opens it; 0 = nobody yet */
 	pid_t pid;
 	int number;
 };
@@ -52,6 +53,10 @@ void shared_abort(struct restore *restore);
 int shared_wait(struct restore *restore, enum restore_barrier barrier);
 /* Waits without taking part. In criu itself: @alive is asked from time to time and may end the wait. */
 int shared_watch(struct restore *restore, enum restore_barrier barrier, int (*alive)(struct restore *restore));
+/* Takes it on this process to open a file without owner. Returns 0, or the pid of the process that has done so. */
+pid_t shared_claim(struct restore *restore, uint32_t slot);
+/* Was the file published already? */
+bool shared_is_published(const struct restore *restore, enum shared_slot_kind kind, uint32_t slot);
 void shared_publish(struct restore *restore, enum shared_slot_kind kind, uint32_t slot, int number);
 /* Returns 0 or -ECANCELED. */
 int shared_await(struct restore *restore, enum shared_slot_kind kind, uint32_t slot, pid_t *ret_pid, int *ret_number);

@@ -298,19 +298,14 @@ struct queue_row {
 	UT_hash_handle hh;
 };
 
-/* A file in flight several times must be opened once. */
-struct unowned_file {
-	uint32_t id;
-	int fd; /* parked; -1 = not open yet */
-	UT_hash_handle hh;
-};
-
 struct socket_queues {
 	struct queue_row *rows;
-	struct unowned_file *unowned;
+	bool holds_unowned; /* files that only queues have */
+	bool unowned_are_open;
 };
 
-static int read_rights(struct restore *restore, const SkPacketEntry *entry, struct socket_queue_packet *packet)
+static int read_rights(struct restore *restore, struct socket_queues *queues, const SkPacketEntry *entry,
+		       struct socket_queue_packet *packet)
 {
 	for (size_t i = 0; i < entry->n_scm; i++) {
 		const ScmEntry *scm = entry->scm[i];
@@ -318,11 +313,14 @@ static int read_rights(struct restore *restore, const SkPacketEntry *entry, stru
 			return fail(&restore->failure, EINVAL, "image-socket-queue", "sk-queues.img", NULL,
 				    "a packet of socket %u has control data that cannot be sent (type %u, %zu entries)",
 				    entry->id_for, scm->type, scm->n_rights);
-		for (size_t j = 0; j < scm->n_rights; j++)
-			if (!restore_find_file(restore, scm->rights[j]))
+		for (size_t j = 0; j < scm->n_rights; j++) {
+			const struct restore_file *file = restore_find_file(restore, scm->rights[j]);
+			if (!file)
 				return fail(&restore->failure, EINVAL, "image-socket-queue", "sk-queues.img", NULL,
 					    "a packet of socket %u holds file %u, which is not in files.img",
 					    entry->id_for, scm->rights[j]);
+			queues->holds_unowned |= !file->user_count;
+		}
 		packet->file_count = scm->n_rights;
 		packet->files = arena_memdup(&restore->arena, scm->rights, scm->n_rights * sizeof(*scm->rights));
 	}
@@ -352,7 +350,7 @@ static int read_packet(struct restore *restore, struct socket_queues *queues, st
 {
 	struct socket_queue_packet *packet = arena_alloc(&restore->arena, sizeof(*packet));
 	struct stat stat;
-	int error = read_rights(restore, entry, packet);
+	int error = read_rights(restore, queues, entry, packet);
 
 	if (error < 0)
 		return error;
@@ -415,42 +413,50 @@ const struct socket_queue *socket_queues_find(struct socket_queues *queues, uint
 	return row ? &row->queue : NULL;
 }
 
-/* Opens a file that no task has, once for all packets that this task sends. */
-static int get_unowned(struct restore *restore, struct socket_queues *queues, uint32_t id, int *ret_fd)
+static bool is_in_flight(const struct socket_queues *queues, uint32_t id)
 {
-	struct unowned_file *file;
+	for (const struct queue_row *row = queues->rows; row; row = row->hh.next)
+		for (const struct socket_queue_packet *packet = row->queue.first; packet; packet = packet->next)
+			for (size_t i = 0; i < packet->file_count; i++)
+				if (packet->files[i] == id)
+					return true;
+	return false;
+}
 
-	HASH_FIND(hh, queues->unowned, &id, sizeof(id), file);
-	if (!file) {
-		int fd, error = restore_open_unowned(restore, id, &fd);
-		if (!error)
-			error = restore_park(restore, &fd);
+/*
+ * Files that only queues have are opened in ascending id by whoever comes first, before any queue is filled: one may
+ * wait for another (the two ends of a pipe), and queues are not filled in the order of what they hold.
+ */
+static int open_unowned(struct restore *restore, struct socket_queues *queues)
+{
+	if (!queues->holds_unowned || queues->unowned_are_open)
+		return 0;
+	queues->unowned_are_open = true;
+	for (size_t i = 0; i < restore->file_count; i++) {
+		const struct restore_file *file = restore->files[i];
+		if (file->user_count || !is_in_flight(queues, file->id))
+			continue;
+		_cleanup_fd_ int fd = -1;
+		int error = restore_open_unowned(restore, file->id, &fd);
 		if (error < 0)
 			return error;
-		file = arena_alloc(&restore->arena, sizeof(*file));
-		file->id = id;
-		file->fd = fd;
-		HASH_ADD(hh, queues->unowned, id, sizeof(file->id), file);
 	}
-	*ret_fd = fcntl(file->fd, F_DUPFD_CLOEXEC, 0);
-	return *ret_fd < 0 ? fail_errno(&restore->failure, errno, "socket-queue", NULL, NULL,
-					"cannot copy the descriptor of file %u", id)
-			   : 0;
+	return 0;
 }
 
 static int get_rights(struct restore *restore, struct socket_queues *queues, const struct socket_queue_packet *packet,
 		      int *fds)
 {
-	for (size_t i = 0; i < packet->file_count; i++) {
-		struct restore_file *file = restore_find_file(restore, packet->files[i]);
-		int error = file->user_count ? restore_take_file(restore, file->id, &fds[i])
-					     : get_unowned(restore, queues, file->id, &fds[i]);
-		if (error < 0) {
+	int error = packet->file_count ? open_unowned(restore, queues) : 0;
+
+	for (size_t i = 0; i < packet->file_count && !error; i++) {
+		const struct restore_file *file = restore_find_file(restore, packet->files[i]);
+		error = file->user_count ? restore_take_file(restore, file->id, &fds[i])
+					 : restore_open_unowned(restore, file->id, &fds[i]);
+		if (error < 0)
 			close_all(fds, i);
-			return error;
-		}
 	}
-	return 0;
+	return error;
 }
 
 static void add_control(struct msghdr *message, int type, const void *data, size_t size)
