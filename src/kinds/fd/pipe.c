@@ -7,9 +7,10 @@
  * outside holds it either, else its partner would see the pipe break: the kernel does not list holders, but poll()
  * says POLLERR to a writer without readers and POLLHUP to a reader without writers.
  *
- * On restore the file with the lowest id makes the pipe, fills it and keeps only its own end; all others reopen it
- * through /proc/PID/fd/N with their own access mode, so that no end exists that the images do not know and the last
- * writer's close is seen as the end of the file.
+ * On restore the owner of the file with the lowest id makes the pipe and fills it. The two ends that pipe() gives go to
+ * the first files of their access mode, all others reopen the pipe through /proc/PID/fd/N with their own (which leaves
+ * O_LARGEFILE in their flags, so files that have it never get one of the two). No end stays that the images do not
+ * know: the last writer's close is seen as the end of the file.
  */
 #include <dirent.h>
 #include <fcntl.h>
@@ -171,6 +172,8 @@ struct restored_pipe {
 	uint32_t id;
 	struct restore_file *maker;
 	bool has_reader, has_writer;
+	struct restore_file *ends[2]; /* who gets the reader and the writer that pipe() gives */
+	int kept[2];                  /* one of them, parked until this task opens its file */
 	const struct pipe_data *data;
 	UT_hash_handle hh;
 };
@@ -189,6 +192,7 @@ static int add_end(struct restore *restore, struct restored_pipe **pipes, struct
 		struct pipe_data *data;
 		pipe = arena_alloc(&restore->arena, sizeof(*pipe));
 		pipe->id = entry->pipe_id;
+		pipe->kept[0] = pipe->kept[1] = -1;
 		HASH_FIND(hh, contents, &pipe->id, sizeof(pipe->id), data);
 		pipe->data = data;
 		HASH_ADD(hh, *pipes, id, sizeof(pipe->id), pipe);
@@ -196,6 +200,11 @@ static int add_end(struct restore *restore, struct restored_pipe **pipes, struct
 	/* An end in flight in a socket's queue is made late, so it makes the pipe only if there is no other. */
 	if (!pipe->maker || (!pipe->maker->user_count && file->user_count))
 		pipe->maker = file;
+	if ((entry->flags & O_ACCMODE) != O_RDWR && !(entry->flags & O_LARGEFILE)) {
+		struct restore_file **end = &pipe->ends[(entry->flags & O_ACCMODE) == O_WRONLY];
+		if (!*end || (!(*end)->user_count && file->user_count))
+			*end = file;
+	}
 	pipe->has_reader |= (entry->flags & O_ACCMODE) != O_WRONLY;
 	pipe->has_writer |= (entry->flags & O_ACCMODE) != O_RDONLY;
 	file->kind_data = pipe;
@@ -242,10 +251,25 @@ static int reopen(struct restore *restore, const char *path, uint32_t flags, int
 	return 0;
 }
 
-static int make_pipe(struct restore *restore, const struct restored_pipe *pipe, uint32_t flags, int *ret_fd)
+/* Keeps an end for the file that gets it. */
+static int give_end(struct restore *restore, struct restored_pipe *pipe, int end, int *fd)
 {
-	_cleanup_fd_ int reader = -1, writer = -1;
+	const struct restore_file *file = pipe->ends[end];
+	int ret;
+
+	if (!file->user_count || file->users[0]->task != restore->self)
+		return restore_offer(restore, file->id, TAKE_FD(*fd));
+	ret = restore_park(restore, fd);
+	if (!ret)
+		pipe->kept[end] = TAKE_FD(*fd);
+	return ret;
+}
+
+static int make_pipe(struct restore *restore, struct restored_pipe *pipe, uint32_t flags, int *ret_fd)
+{
+	_cleanup_fd_ int reader = -1, writer = -1, own = -1;
 	int ends[2], ret = 0;
+	char path[48];
 
 	if (pipe2(ends, O_CLOEXEC | O_NONBLOCK) < 0)
 		return fail_errno(&restore->failure, errno, "pipe-open", NULL, NULL, "cannot make a pipe");
@@ -254,20 +278,35 @@ static int make_pipe(struct restore *restore, const struct restored_pipe *pipe, 
 	give_to_task(restore, pipe, reader);
 	if (pipe->data)
 		ret = pipe_data_restore(restore, IMAGE_PIPES_DATA, pipe->data, writer, flags & O_DIRECT);
-	if (ret < 0)
-		return ret;
-	if ((flags & O_ACCMODE) == O_RDWR) {
-		char path[48];
+	if (!ret && pipe->maker != pipe->ends[0] && pipe->maker != pipe->ends[1]) {
 		snprintf(path, sizeof(path), "/proc/self/fd/%d", reader);
-		return reopen(restore, path, flags, ret_fd);
+		ret = reopen(restore, path, flags, &own);
 	}
-	*ret_fd = (flags & O_ACCMODE) == O_WRONLY ? TAKE_FD(writer) : TAKE_FD(reader);
+	for (int end = 0; end < 2 && !ret; end++) {
+		int *fd = end ? &writer : &reader;
+		if (pipe->ends[end] == pipe->maker)
+			own = TAKE_FD(*fd);
+		else if (pipe->ends[end])
+			ret = give_end(restore, pipe, end, fd);
+	}
+	if (!ret)
+		*ret_fd = TAKE_FD(own);
+	return ret;
+}
+
+static int take_end(struct restore *restore, struct restored_pipe *pipe, const struct restore_file *file, int *ret_fd)
+{
+	int end = file == pipe->ends[1];
+
+	if (pipe->kept[end] < 0)
+		return restore_take_offer(restore, file->id, ret_fd);
+	*ret_fd = TAKE_FD(pipe->kept[end]);
 	return 0;
 }
 
 static int pipe_open(struct restore *restore, struct restore_file *file, int *ret_fd)
 {
-	const struct restored_pipe *pipe = file->kind_data;
+	struct restored_pipe *pipe = file->kind_data;
 	uint32_t flags = file->entry->pipe->flags;
 	_cleanup_fd_ int fd = -1;
 	char path[64];
@@ -275,6 +314,8 @@ static int pipe_open(struct restore *restore, struct restore_file *file, int *re
 
 	if (pipe->maker == file) {
 		ret = make_pipe(restore, pipe, flags, &fd);
+	} else if (file == pipe->ends[0] || file == pipe->ends[1]) {
+		ret = take_end(restore, pipe, file, &fd);
 	} else {
 		ret = restore_file_path(restore, pipe->maker->id, path, sizeof(path));
 		if (!ret)

@@ -295,9 +295,10 @@ static int make_master(struct restore *restore, const struct restored_pty *pty, 
 
 static int open_slave(struct restore *restore, const struct restored_pty *pty, int master, uint32_t flags, int *ret_fd)
 {
-	int fd = ioctl(master, TIOCGPTPEER, (flags & OPEN_FLAGS) | O_NOCTTY | O_CLOEXEC);
+	/* What is asked for here stays in the file's flags, also O_CLOEXEC. */
+	int fd = ioctl(master, TIOCGPTPEER, (flags & (OPEN_FLAGS | O_CLOEXEC)) | O_NOCTTY);
 
-	if (fd < 0)
+	if (fd < 0 || fcntl(fd, F_SETFD, FD_CLOEXEC) < 0)
 		return fail_errno(&restore->failure, errno, "tty-open", NULL, NULL, "cannot open /dev/pts/%u",
 				  pty->index);
 	*ret_fd = fd;
