@@ -72,6 +72,9 @@ def descriptors(directory, names):
                 line = re.sub(r"pos:\d+", "", line) if key == "tfd" else line
                 field = found.setdefault(f"fdinfo.{number}", [])
                 field.append(" ".join(line.split()))
+                if key == "tfd":
+                    # The kernel sorts what an epoll watches by address.
+                    field.sort()
     return found
 
 
