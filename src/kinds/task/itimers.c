@@ -1,5 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* setitimer(2): real, virtual and profiling time. They run again from the last program on. */
+/*
+ * setitimer(2): real, virtual and profiling time. They run again from the last program on.
+ *
+ * A periodic real-time timer stands still from its signal being sent to it being taken; the kernel then shows no
+ * remaining time, and sets it off again when the signal is taken. There is no way to ask for that state: such a
+ * timer runs from the restore on.
+ */
 #include <sys/syscall.h>
 #include <sys/time.h>
 
@@ -78,10 +84,11 @@ static int plan_last(struct restore *restore, const struct restore_task *task, s
 		return 0;
 	const ItimerEntry *entries[] = {entry->real, entry->virt, entry->prof};
 	for (size_t i = 0; i < ARRAY_SIZE(timers); i++) {
-		const struct itimerval value = {{entries[i]->isec, entries[i]->iusec},
-						{entries[i]->vsec, entries[i]->vusec}};
-		if (!entries[i]->vsec && !entries[i]->vusec)
+		struct itimerval value = {{entries[i]->isec, entries[i]->iusec}, {entries[i]->vsec, entries[i]->vusec}};
+		if (!timerisset(&value.it_value) && !timerisset(&value.it_interval))
 			continue;
+		if (timers[i] == ITIMER_REAL && !timerisset(&value.it_value))
+			value.it_value = value.it_interval;
 		remote_t where = program_copy(program, &value, sizeof(value));
 		PROGRAM_CALL(program, SYS_setitimer, timers[i], where.address, 0);
 		program_describe(program, "setitimer");

@@ -43,8 +43,10 @@ struct seccomp_filters {
 
 static bool is_same(const SeccompFilter *filter, int64_t previous, uint32_t flags, const void *code, size_t bytes)
 {
-	return (filter->has_prev ? filter->prev : NO_FILTER) == previous && filter->flags == flags &&
-	       filter->filter.len == bytes && !memcmp(filter->filter.data, code, bytes);
+	int64_t filter_previous = filter->has_prev ? (int64_t)filter->prev : NO_FILTER;
+
+	return filter_previous == previous && filter->flags == flags && filter->filter.len == bytes &&
+	       !memcmp(filter->filter.data, code, bytes);
 }
 
 /* The number of this filter on top of @previous. */
