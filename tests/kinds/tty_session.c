@@ -27,19 +27,13 @@ static void say(const char *word)
 	MUST(write(STDOUT_FILENO, word, strlen(word)));
 }
 
-/* Both answer each SIGUSR1 with a line about what they see. */
-static void serve(const char *name, pid_t session)
+/* Both answer each byte of their pipe with a line about what they see. */
+static void serve(const char *name, pid_t session, int requests)
 {
-	sigset_t set;
-	int number;
+	char byte;
 
-	sigemptyset(&set);
-	sigaddset(&set, SIGUSR1);
-	for (;;) {
-		int tty = -1;
-		if (sigwait(&set, &number))
-			_exit(1);
-		tty = open("/dev/tty", O_RDWR);
+	while (read(requests, &byte, 1) == 1) {
+		int tty = open("/dev/tty", O_RDWR);
 		bool good = tty >= 0 && tcgetsid(tty) == session && getsid(0) == session &&
 			    tcgetpgrp(STDIN_FILENO) == tcgetpgrp(tty);
 		say(name);
@@ -48,29 +42,27 @@ static void serve(const char *name, pid_t session)
 		if (tty >= 0)
 			close(tty);
 	}
+	_exit(0);
 }
 
-static void lead(int report)
+static void lead(int report, int leader_requests, int job_requests)
 {
-	sigset_t set;
 	pid_t leader = getpid(), pid;
 
-	sigemptyset(&set);
-	sigaddset(&set, SIGUSR1);
-	sigprocmask(SIG_BLOCK, &set, NULL);
 	signal(SIGTTOU, SIG_IGN);
 	pid = MUST(fork());
 	if (!pid) {
 		signal(SIGINT, tell_interrupt);
 		setpgid(0, 0);
 		tcsetpgrp(STDIN_FILENO, getpid());
-		pid = getpid();
-		MUST(write(report, &pid, sizeof(pid)));
+		MUST(write(report, "", 1));
 		close(report);
-		serve("job", leader);
+		close(leader_requests);
+		serve("job", leader, job_requests);
 	}
 	close(report);
-	serve("leader", leader);
+	close(job_requests);
+	serve("leader", leader, leader_requests);
 }
 
 static void check_line(int master, const char *expected)
@@ -91,33 +83,38 @@ static void check_line(int master, const char *expected)
 
 int main(void)
 {
-	int master, report[2];
-	pid_t leader, job;
+	int master, report[2], to_leader[2], to_job[2];
+	struct termios settings;
+	pid_t leader;
+	char byte;
 
 	MUST(pipe(report));
+	MUST(pipe(to_leader));
+	MUST(pipe(to_job));
 	leader = MUST(forkpty(&master, NULL, NULL, NULL));
 	if (!leader) {
 		close(report[0]);
-		lead(report[1]);
+		close(to_leader[1]);
+		close(to_job[1]);
+		lead(report[1], to_leader[0], to_job[0]);
 	}
 	close(report[1]);
-	MUST(read(report[0], &job, sizeof(job)) == sizeof(job) ? 0 : -1);
+	MUST(read(report[0], &byte, 1) == 1 ? 0 : -1);
 	close(report[0]);
-	struct termios settings;
 	MUST(tcgetattr(master, &settings));
 	settings.c_lflag &= ~ECHO;
 	MUST(tcsetattr(master, TCSANOW, &settings));
 
 	harness_ready();
 	while (harness_wait_check()) {
-		CHECK(!kill(leader, SIGUSR1));
+		CHECK(write(to_leader[1], "?", 1) == 1);
 		check_line(master, "leader background");
-		CHECK(!kill(job, SIGUSR1));
+		CHECK(write(to_job[1], "?", 1) == 1);
 		check_line(master, "job foreground");
 		/* ^C reaches the foreground only. */
 		CHECK(write(master, "\003", 1) == 1);
 		check_line(master, "interrupt");
-		CHECK(!kill(leader, SIGUSR1));
+		CHECK(write(to_leader[1], "?", 1) == 1);
 		check_line(master, "leader background");
 		harness_report();
 	}
