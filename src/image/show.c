@@ -165,7 +165,7 @@ int images_show(int dirfd, bool as_json, FILE *out, struct failure *failure)
 	if (error)
 		return error;
 	if (as_json) {
-		json_dumpf(images, out, JSON_INDENT(4) | JSON_ENSURE_ASCII);
+		json_dumpf(images, out, JSON_ENSURE_ASCII);
 		fputc('\n', out);
 	} else {
 		const json_t *processes = json_object_get(images, "processes");
