@@ -19,7 +19,6 @@ void dump_options_fill(struct command *command, struct dump_options *ret_options
 		.tcp_skip_in_flight = options->skip_in_flight,
 		.file_locks = options->file_locks,
 		.link_remap = options->link_remap,
-		.external_unix_sockets = options->external_unix_sockets,
 		.format_plain = options->format_plain,
 		.ghost_limit_bytes = options->ghost_limit_bytes,
 		.timeout_seconds = options->timeout_seconds,

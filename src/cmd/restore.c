@@ -27,7 +27,6 @@ static void restore_options_fill(struct command *command, struct restore_options
 		.exec_command = options->exec_command,
 		.command = options->positional,
 		.pidfile = options->pidfile,
-		.leave_stopped = options->leave_stopped,
 		.scripts = command->scripts.count ? &command->scripts : NULL,
 		.progress = progress_show,
 		.context = &command->progress,
@@ -43,6 +42,9 @@ static int check_usage(struct command *command)
 	if (!options->exec_command && options->positional_count)
 		return fail(&command->failure, EINVAL, "usage", NULL, "give --exec-cmd if it is a command to execute",
 			    "unexpected word \"%s\"", options->positional[0]);
+	if (options->leave_stopped)
+		return fail(&command->failure, EOPNOTSUPP, "option-later", "--leave-stopped",
+			    "send the root SIGSTOP after the restore", "is for dump in this release");
 	if (options->restore_sibling && !options->restore_detached)
 		return fail(&command->failure, EINVAL, "usage", "--restore-sibling", "add --restore-detached",
 			    "criu cannot wait for a sibling");

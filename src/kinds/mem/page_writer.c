@@ -36,12 +36,15 @@ struct page_writer {
 	size_t count, capacity;
 	int *files; /* by index of the task */
 	atomic_size_t next;
+	atomic_uint_fast64_t done_bytes;
+	uint64_t total_bytes;
 	atomic_int error;
 	atomic_int error_writing; /* 1: the file, 0: the task's memory */
 };
 
 struct job {
 	struct page_writer *writer;
+	const struct dump_options *reports_to; /* the one job that tells the user; NULL in the others */
 	char *buffer;
 };
 
@@ -105,6 +108,18 @@ static size_t read_batch(struct page_writer *writer, size_t first, size_t end, c
 	return count;
 }
 
+static void report_progress(const struct job *job)
+{
+	if (!job->reports_to || !job->reports_to->progress)
+		return;
+	const struct progress progress = {
+		.stage = "memory",
+		.done_bytes = atomic_load(&job->writer->done_bytes),
+		.total_bytes = job->writer->total_bytes,
+	};
+	job->reports_to->progress(job->reports_to->context, &progress);
+}
+
 static void *write_batches(void *argument)
 {
 	struct job *job = argument;
@@ -125,7 +140,9 @@ static void *write_batches(void *argument)
 				atomic_store(&writer->error, error);
 			}
 			first += count;
+			atomic_fetch_add(&writer->done_bytes, bytes);
 		}
+		report_progress(job);
 		if (end == writer->count)
 			return NULL;
 	}
@@ -143,6 +160,7 @@ static void add_pieces(struct page_writer *writer, struct dump_task *task, const
 		writer->pieces[writer->count++] = (struct piece){task, address, bytes, *offset, run->unreadable};
 		address += bytes;
 		*offset += bytes;
+		writer->total_bytes += bytes;
 		left -= bytes;
 	}
 }
@@ -222,7 +240,7 @@ static int run_threads(struct dump *dump, struct page_writer *writer)
 	if (!buffers)
 		return fail(&dump->failure, ENOMEM, "out-of-memory", NULL, NULL, "no memory for the page buffers");
 	for (size_t i = 0; i < count; i++)
-		jobs[i] = (struct job){writer, buffers + i * PIECE_BYTES};
+		jobs[i] = (struct job){writer, i ? NULL : dump->options, buffers + i * PIECE_BYTES};
 	while (started < count && !pthread_create(&threads[started], NULL, write_batches, &jobs[started]))
 		started++;
 	write_batches(&jobs[0]);
