@@ -220,7 +220,8 @@ static int restore_rows(struct restore *restore, int fd, const SkOptsEntry *opti
 
 static void restore_buffer(int fd, const char *name, int option, int forced_option, uint32_t wanted)
 {
-	int current, half = wanted / 2;
+	/* The kernel doubles it; automatic sizes can be odd. */
+	int current, half = wanted / 2 + wanted % 2;
 
 	if (get_int(fd, SOL_SOCKET, option, &current) < 0 || (uint32_t)current == wanted)
 		return;
