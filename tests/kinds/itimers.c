@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * setitimer(2): long timers keep what remains and their interval; one that is due soon goes off, once, whether that
- * is before, during or after the checkpoint.
+ * is before, during or after the checkpoint. A ticking one has its signal pending now and then:
+ * may-differ: status.(ShdPnd|SigBlk)
  */
 #include "harness.h"
 
