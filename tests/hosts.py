@@ -68,10 +68,12 @@ class Host:
     RECEIVER = 20000
     numbers = itertools.count(1)
 
-    def __init__(self, pid=True, mount=True, net=False, net_of=None, first_free_pid=300):
+    def __init__(self, pid=True, mount=True, net=False, net_of=None, first_free_pid=300, terminals=True):
         """@net_of: a host whose network it shares. @first_free_pid: where pids begin; a host that is to receive
-        programs of another begins above (RECEIVER), so that criu itself does not take their pids."""
-        wanted = [name for name, on in (("--pid", pid), ("--mount", mount), ("--net", net)) if on]
+        programs of another begins above (RECEIVER), so that criu itself does not take their pids. @terminals: its own /dev/pts; without it that of the
+        machine."""
+        wanted = [name for name, on in (("--pid", pid), ("--mount", mount), ("--terminals", mount and terminals),
+                                        ("--net", net)) if on]
         wanted += [f"--net-of={net_of.first_pid}"] if net_of else []
         self.pid_namespace = pid
         self.directory = tempfile.mkdtemp(prefix="criu-test-host.")

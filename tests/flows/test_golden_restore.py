@@ -30,8 +30,6 @@ mount -t tmpfs tmpfs /opt
 mkdir -p /opt/zoo/d
 cp {zoo}/zoo /opt/zoo/zoo
 chmod 755 /opt/zoo/zoo
-mount -t devpts -o newinstance,ptmxmode=0666 devpts /dev/pts
-mount --bind /dev/pts/ptmx /dev/ptmx
 """
 # As the images name them: "reg" has mode 0640 and its content, the others their type.
 FILES = """

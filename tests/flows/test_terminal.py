@@ -69,7 +69,7 @@ def job_pid(host, shell, terminal):
 @pytest.mark.parametrize("fresh", [True, False], ids=["fresh", "in-place"])
 def test_pipeline_in_a_terminal(directory, terminals, fresh):
     first, second = terminals(), terminals()
-    with hosts.Host() as host:
+    with hosts.Host(terminals=False) as host:
         shell = job(host, first, f"bash -c {hosts.shlex.quote(PIPELINE)}", directory)
         pid = job_pid(host, shell, first)
         first.type("one\n")
@@ -77,7 +77,7 @@ def test_pipeline_in_a_terminal(directory, terminals, fresh):
         images = directory / "images"
         hosts.Criu(host).dump(pid, images, "--shell-job")
         first.expect("job ended with 137")
-        with hosts.Host(first_free_pid=hosts.Host.RECEIVER) as other:
+        with hosts.Host(first_free_pid=hosts.Host.RECEIVER, terminals=False) as other:
             target = other if fresh else host
             restored = job(target, second, f"{hosts.CRIU} restore -t {pid} -D {images} --shell-job -o restore.log -v4",
                            directory)
@@ -115,7 +115,7 @@ def test_session_with_its_own_terminal(directory):
 def test_terminal_outside_is_refused(directory, terminals):
     """Without --shell-job the job of a shell outside cannot be dumped; it says so and runs on."""
     terminal = terminals()
-    with hosts.Host() as host:
+    with hosts.Host(terminals=False) as host:
         shell = job(host, terminal, f"bash -c {hosts.shlex.quote(PIPELINE)}", directory)
         pid = job_pid(host, shell, terminal)
         (directory / "images").mkdir()

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A small host for tests: first process of new namespaces (--pid, --mount, --net, or --net-of=PID to share one), or
- * without options a child subreaper in the caller's own. It adopts and collects every orphan, and starts what the
- *runner asks for.
+ * A small host for tests: first process of new namespaces (--pid, --mount, --terminals, --net, or --net-of=PID to share
+ *one), or without options a child subreaper in the caller's own. It adopts and collects every orphan, and starts what
+ *the runner asks for.
  *
  * Requests on standard input, each ended by a NUL byte: "TAG COMMAND", run by sh -c. Answers are lines on standard
  *output: host PID                  once, at the start: our pid as the caller sees it started TAG PID           PID as
@@ -176,9 +176,20 @@ static void join_network(const char *pid)
 	close(fd);
 }
 
-static void become_first_process(bool with_mounts)
+/* /dev/pts of its own, as every real host has: numbers of terminals are then the same after a restore. */
+static void new_terminals(void)
+{
+	if (mount("devpts", "/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, "newinstance,ptmxmode=0666,mode=0620") < 0)
+		die("/dev/pts");
+	if (mount("/dev/pts/ptmx", "/dev/ptmx", NULL, MS_BIND, NULL) < 0)
+		die("/dev/ptmx");
+}
+
+static void become_first_process(bool with_mounts, bool with_terminals)
 {
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	if (with_terminals)
+		new_terminals();
 	if (with_mounts && mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL) < 0)
 		die("/proc");
 	/* Terminals have the numbers of this host alone. */
@@ -189,10 +200,12 @@ static void become_first_process(bool with_mounts)
 int main(int argc, char **argv)
 {
 	int flags = 0, status = 0;
+	bool terminals = false;
 
 	for (int i = 1; i < argc; i++) {
 		flags |= !strcmp(argv[i], "--pid") ? CLONE_NEWPID : 0;
 		flags |= !strcmp(argv[i], "--mount") ? CLONE_NEWNS : 0;
+		terminals |= !strcmp(argv[i], "--terminals");
 		flags |= !strcmp(argv[i], "--net") ? CLONE_NEWNET : 0;
 		if (!strncmp(argv[i], "--net-of=", 9))
 			join_network(argv[i] + 9);
@@ -214,7 +227,7 @@ int main(int argc, char **argv)
 			waitpid(first, &status, 0);
 			return 0;
 		}
-		become_first_process(flags & CLONE_NEWNS);
+		become_first_process(flags & CLONE_NEWNS, terminals);
 	} else {
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		prctl(PR_SET_CHILD_SUBREAPER, 1);
