@@ -24,7 +24,8 @@ static int usage(FILE *out)
 	      "       crit encode [-i JSON] -o IMAGE               JSON to image\n"
 	      "       crit show IMAGE                              image as readable JSON\n"
 	      "       crit info IMAGE                              kind and number of entries\n"
-	      "       crit x DIRECTORY ps|fds|mems|rss             processes, files, mappings, pages of a dump\n",
+	      "       crit x DIRECTORY [ps|fds|mems|rss|json]      processes, files, mappings, pages of a dump, or "
+	      "all\n",
 	      out);
 	return out == stdout ? 0 : 1;
 }
@@ -138,15 +139,18 @@ static int explore(const struct arguments *arguments, struct failure *failure)
 {
 	static const char *const names[] = {"ps", "fds", "mems", "rss"};
 	static const enum images_part parts[] = {IMAGES_PROCESSES, IMAGES_FILES, IMAGES_MAPPINGS, IMAGES_PAGES};
-	const char *directory = arguments->words[0], *what = arguments->words[1];
+	const char *directory = arguments->words[0];
+	const char *what = arguments->word_count > 1 ? arguments->words[1] : NULL;
 	_cleanup_fd_ int dirfd = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 
 	if (dirfd < 0)
 		return fail_errno(failure, errno, "images-directory", directory, NULL, "cannot be opened");
+	if (!what || !strcmp(what, "json"))
+		return images_show(dirfd, what, stdout, failure);
 	for (size_t i = 0; i < ARRAY_SIZE(names); i++)
 		if (!strcmp(what, names[i]))
 			return images_show_part(dirfd, parts[i], stdout, failure);
-	return fail(failure, EINVAL, "usage", what, "ps, fds, mems or rss", "is nothing that crit x shows");
+	return fail(failure, EINVAL, "usage", what, "ps, fds, mems, rss or json", "is nothing that crit x shows");
 }
 
 static int run(const char *verb, struct arguments *arguments, struct failure *failure)
@@ -162,7 +166,7 @@ static int run(const char *verb, struct arguments *arguments, struct failure *fa
 	}
 	if (!strcmp(verb, "info") && arguments->word_count == 1)
 		return info(arguments->words[0], failure);
-	if (!strcmp(verb, "x") && arguments->word_count == 2)
+	if (!strcmp(verb, "x") && arguments->word_count >= 1 && arguments->word_count <= 2)
 		return explore(arguments, failure);
 	return fail(failure, EINVAL, "usage", verb, "crit --help lists them", "no such command with these arguments");
 }

@@ -86,6 +86,17 @@ def test_explore_shows_what_a_person_looks_for():
     assert states["8550"] == "stopped"
 
 
+def test_explore_all():
+    text = crit("x", HERE / "golden").stdout.decode()
+    assert text.startswith("    PID") and "\nMemory\n" in text and "\nFiles\n" in text
+    processes = json.loads(crit("x", HERE / "golden", "json").stdout)["processes"]
+    assert [process["pid"] for process in processes] == [8544, 8548, 8551, 8549, 8550]
+    assert processes[0]["memory"]["pages_present"] == 25
+    assert [thread["tid"] for thread in processes[0]["threads"]] == [8544, 8546, 8547]
+    assert "No such" in refused(crit("x", HERE / "absent"))
+    assert "pstree.img" in refused(crit("x", HERE))
+
+
 def test_info():
     result = crit("info", HERE / "golden" / "files.img")
     assert result.stdout.decode() == "magic: FILES\nentries: 50\n"
