@@ -129,26 +129,29 @@ static int fail_nft(struct failure *failure, struct nft_ctx *nft, const char *wh
 		    "%s through nftables: %s", what, cause);
 }
 
-static void write_elements(FILE *text, const struct network_lock *lock, int family)
+/* @command: "add" or "delete". */
+static void write_elements(FILE *text, const char *command, const char *table, const struct connection *connections,
+			   size_t count, int family)
 {
 	const char *separator = "";
-	size_t address_count = 0;
+	bool begun = false;
 
-	for (size_t i = 0; i < lock->count; i++) {
-		const struct connection *connection = &lock->connections[i];
+	for (size_t i = 0; i < count; i++) {
+		const struct connection *connection = &connections[i];
 		char local[INET6_ADDRSTRLEN], remote[INET6_ADDRSTRLEN];
 
 		if (connection->family != family)
 			continue;
 		inet_ntop(family, connection->local, local, sizeof(local));
 		inet_ntop(family, connection->remote, remote, sizeof(remote));
-		if (!address_count++)
-			fprintf(text, "add element inet %s tcp%d { ", lock->name, family == AF_INET ? 4 : 6);
+		if (!begun)
+			fprintf(text, "%s element inet %s tcp%d { ", command, table, family == AF_INET ? 4 : 6);
+		begun = true;
 		fprintf(text, "%s%s . %u . %s . %u", separator, remote, connection->remote_port, local,
 			connection->local_port);
 		separator = ", ";
 	}
-	if (address_count)
+	if (begun)
 		fprintf(text, " }\n");
 }
 
@@ -184,8 +187,8 @@ static char *table_text(const struct network_lock *lock, bool owned, unsigned in
 		"ip daddr . tcp dport . ip saddr . tcp sport @tcp4 drop; "
 		"ip6 daddr . tcp dport . ip6 saddr . tcp sport @tcp6 drop; }\n}\n",
 		NETWORK_LOCK_MARK);
-	write_elements(text, lock, AF_INET);
-	write_elements(text, lock, AF_INET6);
+	write_elements(text, "add", lock->name, lock->connections, lock->count, AF_INET);
+	write_elements(text, "add", lock->name, lock->connections, lock->count, AF_INET6);
 	if (fclose(text)) {
 		free(buffer);
 		return NULL;
@@ -281,24 +284,6 @@ int network_lock_probe(struct failure *failure)
 	return ret;
 }
 
-int network_unlock(int netns_fd, const char *table)
-{
-	char command[96];
-	struct nft_ctx *nft;
-	int ret = open_nft(netns_fd, &nft);
-
-	if (ret)
-		return ret;
-	snprintf(command, sizeof(command), "delete table inet %.64s", table);
-	if (nft_run_cmd_from_buffer(nft, command)) {
-		const char *text = nft_ctx_get_error_buffer(nft);
-
-		ret = text && strstr(text, strerror(ENOENT)) ? -ENOENT : -EPERM;
-	}
-	nft_ctx_free(nft);
-	return ret;
-}
-
 /* A lock with a time limit stays as a table without elements. */
 static bool is_expired(struct nft_ctx *nft, const char *name)
 {
@@ -354,6 +339,68 @@ int network_lock_list(int netns_fd, void (*found)(void *context, const char *nam
 	return 0;
 }
 
+struct lock_forgetting {
+	int netns_fd;
+	const struct connection *connections;
+	size_t count;
+};
+
+/* What was not there is added first, so that it can be deleted: all in one transaction. */
+static void forget_in(void *context, const char *name)
+{
+	const struct lock_forgetting *forgetting = context;
+	static const char *const commands[] = {"add", "delete"};
+	_cleanup_free_ char *buffer = NULL;
+	size_t size = 0;
+	FILE *text = open_memstream(&buffer, &size);
+	struct nft_ctx *nft;
+
+	if (!text)
+		return;
+	for (size_t i = 0; i < ARRAY_SIZE(commands); i++) {
+		write_elements(text, commands[i], name, forgetting->connections, forgetting->count, AF_INET);
+		write_elements(text, commands[i], name, forgetting->connections, forgetting->count, AF_INET6);
+	}
+	if (fclose(text) || open_nft(forgetting->netns_fd, &nft))
+		return;
+	if (nft_run_cmd_from_buffer(nft, buffer))
+		log_warn("network lock %s still holds connections that were restored: %s", name,
+			 nft_ctx_get_error_buffer(nft));
+	nft_ctx_free(nft);
+}
+
+static void found_nothing(void *context, const char *name)
+{
+}
+
+void network_lock_forget(int netns_fd, const struct connection *connections, size_t count)
+{
+	struct lock_forgetting forgetting = {.netns_fd = netns_fd, .connections = connections, .count = count};
+
+	if (!count || network_lock_list(netns_fd, forget_in, &forgetting))
+		return;
+	network_lock_list(netns_fd, found_nothing, NULL); /* removes what is empty now */
+}
+
+/* Returns 0 or -errno (-ENOENT: there is none). */
+static int remove_table(int netns_fd, const char *table)
+{
+	char command[96];
+	struct nft_ctx *nft;
+	int ret = open_nft(netns_fd, &nft);
+
+	if (ret)
+		return ret;
+	snprintf(command, sizeof(command), "delete table inet %.64s", table);
+	if (nft_run_cmd_from_buffer(nft, command)) {
+		const char *text = nft_ctx_get_error_buffer(nft);
+
+		ret = text && strstr(text, strerror(ENOENT)) ? -ENOENT : -EPERM;
+	}
+	nft_ctx_free(nft);
+	return ret;
+}
+
 struct lock_removal {
 	char prefix[32];
 	int netns_fd;
@@ -368,7 +415,7 @@ static void remove_found(void *context, const char *name)
 
 	if (strncmp(name, removal->prefix, strlen(removal->prefix)))
 		return;
-	ret = network_unlock(removal->netns_fd, name);
+	ret = remove_table(removal->netns_fd, name);
 	if (ret && ret != -ENOENT)
 		removal->error = fail_errno(removal->failure, ret, "network-lock", name, NULL,
 					    "the network lock cannot be removed");

@@ -54,8 +54,11 @@ int network_lock_probe(struct failure *failure);
 
 /* @netns_fd of the following: the network namespace, or -1 for that of this process. */
 
-/* Removes one kept lock by the name of its table. Returns 0 or -errno (-ENOENT: there is none). */
-int network_unlock(int netns_fd, const char *table);
+/*
+ * Takes connections out of every kept lock, whichever dump made it: they live here again. Best effort, a lock that
+ * holds nothing else is removed.
+ */
+void network_lock_forget(int netns_fd, const struct connection *connections, size_t count);
 /* Removes the kept locks of every dump of the tree with this root. Returns 0, also if there is none, or a failure. */
 int network_lock_remove_for(struct failure *failure, int netns_fd, pid_t root_pid);
 /*

@@ -385,6 +385,8 @@ void tcp_dump_release(struct dump *dump, struct tcp_dump **state, bool tree_is_g
 
 struct tcp_restore {
 	struct network_lock *lock;
+	struct connection *outside; /* connections with a peer that is not in the images */
+	size_t count;
 };
 
 static struct inet_restore_file *connection_of(const struct fd_kind *kind, const struct restore_file *file)
@@ -444,29 +446,23 @@ int tcp_restore_prepare(struct restore *restore, const struct fd_kind *kind, str
 		if (inet && !inet->inside)
 			outside[count++] = inet->connection;
 	}
-	if (count && lock_owner(restore, &owner)) {
-		*state = xcalloc(1, sizeof(**state));
-		/* Without a lock a restore works as long as no peer sends in the next milliseconds. */
-		if (!restore->options->tcp_close &&
-		    network_lock_create(&failure, -1, &owner, outside, count, &(*state)->lock))
-			log_warn("%s", failure_line(&failure, line, sizeof(line)));
-	}
-	free(outside);
+	*state = xcalloc(1, sizeof(**state));
+	(*state)->outside = outside;
+	(*state)->count = count;
+	/* Without a lock a restore works as long as no peer sends in the next milliseconds. */
+	if (count && !restore->options->tcp_close && lock_owner(restore, &owner) &&
+	    network_lock_create(&failure, -1, &owner, outside, count, &(*state)->lock))
+		log_warn("%s", failure_line(&failure, line, sizeof(line)));
 	return 0;
 }
 
 void tcp_restore_release(struct restore *restore, struct tcp_restore **state)
 {
-	struct network_lock_owner owner;
-	char name[64];
-
 	if (!*state)
 		return;
 	network_lock_drop(&(*state)->lock);
-	if (lock_owner(restore, &owner)) {
-		owner.restoring = false;
-		network_unlock(-1, network_lock_name(&owner, name, sizeof(name)));
-	}
+	network_lock_forget(-1, (*state)->outside, (*state)->count);
+	free((*state)->outside);
 	free(*state);
 	*state = NULL;
 }
