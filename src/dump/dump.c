@@ -31,8 +31,10 @@
 #include "kinds/task/pending.h"
 #include "model/action_script.h"
 
-const char *const dump_stages[] = {"start",	"frozen",  "collected",	 "injected", "inspecting", "inspected", "described",
-				   "memory",	"scanned", "pages",	 "released", "written",	   "ending",	NULL};
+const char *const dump_stages[] = {
+	"start",    "frozen", "collected", "injected", "inspecting", "inspected", "described",
+	"released", "scanned", "pages",	   "written",  "ending",     NULL,
+};
 
 enum { KERNEL_THREAD_FLAG = 0x00200000 };
 
@@ -209,13 +211,14 @@ static int dump_frozen(struct dump *dump)
 	if (!error)
 		error = describe(dump);
 	dump_stage(dump, "described");
-	if (!error)
-		error = write_memory(dump);
-	dump_stage(dump, "pages");
+	/* Before the pages are read: nothing of ours may be in them. */
 	int released = release_injections(dump);
 	dump_stage(dump, "released");
 	if (!error)
 		error = released;
+	if (!error)
+		error = write_memory(dump);
+	dump_stage(dump, "pages");
 	return error ? error : pending_refresh(dump);
 }
 

@@ -238,6 +238,8 @@ static int place_leader(struct restore *restore, const struct stage *stage, int 
 	}
 	if (!error)
 		error = stage_place(restore, 0, stage, 0, task->first_notice, program);
+	/* The old vDSO was read from a pages file. */
+	close_fd_pointer(&restore->pages_fd);
 	free(kept.items);
 	return error;
 }
