@@ -179,8 +179,8 @@ static int check_session(struct dump *dump)
 		if (!inherited || dump->options->shell_job)
 			continue;
 		fail(&dump->failure, EOPNOTSUPP, "task-session-outside", dump_task_name(dump, task),
-		     "use --shell-job, or start it with setsid",
-		     "its session leader, process %d, is outside the tree", task->sid);
+		     "use --shell-job, or start it with setsid", "its session leader, process %d, is outside the tree",
+		     task->sid);
 		return dump_blocked(dump);
 	}
 	return 0;

@@ -32,8 +32,8 @@
 #include "model/action_script.h"
 
 const char *const dump_stages[] = {
-	"start",    "frozen", "collected", "injected", "inspecting", "inspected", "described",
-	"released", "scanned", "pages",	   "written",  "ending",     NULL,
+	"start",    "frozen",  "collected", "injected", "inspecting", "inspected", "described",
+	"released", "scanned", "pages",     "written",  "ending",     NULL,
 };
 
 enum { KERNEL_THREAD_FLAG = 0x00200000 };
@@ -85,10 +85,12 @@ static int check_pid(struct dump *dump)
 		return fail(failure, EINVAL, "pid-thread", object, "give the process", "it is a thread of process %d",
 			    atoi(leader));
 	if (stat.flags & KERNEL_THREAD_FLAG)
-		return fail(failure, EINVAL, "pid-kernel", object, NULL, "it is a thread of the kernel (%s)", stat.comm);
+		return fail(failure, EINVAL, "pid-kernel", object, NULL, "it is a thread of the kernel (%s)",
+			    stat.comm);
 	if (is_ancestor(pid))
 		return fail(failure, EINVAL, "pid-ancestor", object, "run criu from outside the tree",
-			    pid == getpid() ? "it is criu itself" : "it is an ancestor of criu, which would stop itself");
+			    pid == getpid() ? "it is criu itself"
+					    : "it is an ancestor of criu, which would stop itself");
 	if (stat.state == 'Z')
 		return fail(failure, ESRCH, "pid-dead", object, NULL, "it has ended and waits for its parent");
 	return 0;
@@ -238,7 +240,8 @@ static int leave_stopped(struct dump *dump)
 			int signal, stop;
 			pid_t tid = dump->tasks[i]->threads[t].tid;
 			while ((stop = thread_wait(tid, &signal)) != THREAD_STOP_GROUP && stop != THREAD_STOP_GONE)
-				if (stop < 0 || ptrace(PTRACE_CONT, tid, 0, stop == THREAD_STOP_SIGNAL ? signal : 0) < 0)
+				if (stop < 0 ||
+				    ptrace(PTRACE_CONT, tid, 0, stop == THREAD_STOP_SIGNAL ? signal : 0) < 0)
 					return fail_errno(&dump->failure, errno, "task-stop",
 							  dump_task_name(dump, dump->tasks[i]), NULL, "cannot stop it");
 		}
@@ -341,7 +344,8 @@ static int make_run_id(struct dump *dump)
 	int error = read_text_at(AT_FDCWD, "/proc/sys/kernel/random/uuid", &text, NULL);
 
 	if (error < 0)
-		return fail_errno(&dump->failure, error, "uuid", "/proc/sys/kernel/random/uuid", NULL, "cannot read it");
+		return fail_errno(&dump->failure, error, "uuid", "/proc/sys/kernel/random/uuid", NULL,
+				  "cannot read it");
 	snprintf(dump->run_id, sizeof(dump->run_id), "%.36s", text);
 	return 0;
 }
@@ -400,7 +404,8 @@ static int run(struct dump *dump)
 int dump_run(const struct dump_options *options, struct failure *failure, DumpStatsEntry *ret_stats,
 	     size_t *ret_blockers)
 {
-	struct dump dump = {.options = options, .images_dirfd = options->images_dirfd, .only_explain = options->explain};
+	struct dump dump = {
+		.options = options, .images_dirfd = options->images_dirfd, .only_explain = options->explain};
 	struct directory_listing before = {};
 	char scratch[64] = "";
 	int error = 0;

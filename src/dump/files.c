@@ -244,7 +244,7 @@ void free_files(struct dump *dump)
 	free(dump->files);
 	if (!dump->file_index)
 		return;
-	HASH_ITER(hh, dump->file_index->buckets, bucket, next) {
+	HASH_ITER (hh, dump->file_index->buckets, bucket, next) {
 		HASH_DEL(dump->file_index->buckets, bucket);
 		free(bucket->files);
 	}

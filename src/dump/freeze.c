@@ -121,7 +121,8 @@ static int wait_threads(struct dump *dump, struct dump_task *task, size_t first)
 		if (stop == -EINTR)
 			return fail(&dump->failure, ETIMEDOUT, "freeze-timeout", dump_task_name(dump, task),
 				    "it may hang in the kernel (state D); try again or raise --timeout",
-				    "thread %d did not stop in %u seconds", thread->tid, dump->options->timeout_seconds);
+				    "thread %d did not stop in %u seconds", thread->tid,
+				    dump->options->timeout_seconds);
 		if (stop < 0)
 			return fail_errno(&dump->failure, stop, "task-seize", dump_task_name(dump, task), NULL,
 					  "cannot wait for thread %d", thread->tid);
@@ -164,7 +165,8 @@ static int add_task(struct dump *dump, pid_t pid, struct dump_task *parent)
 	if (task->proc_dirfd == -ESRCH)
 		return 0;
 	if (task->proc_dirfd < 0)
-		return fail_errno(&dump->failure, task->proc_dirfd, "task-proc", NULL, NULL, "cannot open /proc/%d", pid);
+		return fail_errno(&dump->failure, task->proc_dirfd, "task-proc", NULL, NULL, "cannot open /proc/%d",
+				  pid);
 	int error = proc_read_stat(task->proc_dirfd, "stat", &stat);
 	if (error < 0 || stat.state == 'X') {
 		close(task->proc_dirfd);

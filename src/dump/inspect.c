@@ -57,8 +57,8 @@ static int open_injection(struct dump *dump, struct dump_task *task)
 		.proc_dirfd = task->proc_dirfd,
 		.tids = tids,
 		.thread_count = task->thread_count,
-		.leader_bytes = LEADER_BYTES + task->fd_count * sizeof(struct blob_step) +
-				posix_timers_program_bytes(task),
+		.leader_bytes =
+			LEADER_BYTES + task->fd_count * sizeof(struct blob_step) + posix_timers_program_bytes(task),
 		.thread_bytes = THREAD_BYTES,
 	};
 

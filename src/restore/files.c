@@ -340,7 +340,7 @@ int files_restore(struct restore *restore)
 	return error ? error : shared_wait(restore, BARRIER_FINISHED);
 }
 
-void files_close_others(const struct restore *restore, const int *keep, size_t keep_count)
+void files_close_others(const struct restore *restore, int limit, const int *keep, size_t keep_count)
 {
 	const struct restore_task *task = restore->self;
 	size_t slot = 0;
@@ -348,7 +348,7 @@ void files_close_others(const struct restore *restore, const int *keep, size_t k
 
 	/* Close what lies between the numbers that stay; the table ascends, the other list is short. */
 	for (;;) {
-		int next = INT32_MAX;
+		int next = limit;
 		for (size_t i = 0; i < keep_count; i++)
 			if (keep[i] >= first && keep[i] < next)
 				next = keep[i];
@@ -358,8 +358,20 @@ void files_close_others(const struct restore *restore, const int *keep, size_t k
 			next = task->fds[slot].number;
 		if (next > first)
 			close_range(first, next == INT32_MAX ? ~0U : (unsigned)next - 1, 0);
-		if (next == INT32_MAX)
+		if (next == limit)
 			return;
 		first = next + 1;
 	}
+}
+
+int files_above_tables(const struct restore *restore)
+{
+	int highest = 2;
+
+	for (size_t i = 0; i < restore->task_count; i++) {
+		const struct restore_task *task = restore->tasks[i];
+		if (task->fd_count && task->fds[task->fd_count - 1].number > highest)
+			highest = task->fds[task->fd_count - 1].number;
+	}
+	return highest + 1;
 }

@@ -145,8 +145,9 @@ static int map_vma(struct restore *restore, size_t index, struct open_file *file
 	}
 	if (address == MAP_FAILED)
 		return fail_errno(&restore->failure, errno, "restore-map", NULL,
-				  errno == ENOMEM ? "there may be too many mappings (vm.max_map_count) or too little memory"
-						  : NULL,
+				  errno == ENOMEM
+					  ? "there may be too many mappings (vm.max_map_count) or too little memory"
+					  : NULL,
 				  "cannot map it");
 	memory->placed[index] = (uint64_t)address;
 	return 0;
@@ -254,7 +255,8 @@ static int advise(struct restore *restore, const VmaEntry *vma, uint64_t address
 		if (!(vma->madv >> advice & 1))
 			continue;
 		if (madvise((void *)address, vma->end - vma->start, advice) < 0)
-			return fail_errno(&restore->failure, errno, "restore-advice", NULL, NULL, "madvise(%d)", advice);
+			return fail_errno(&restore->failure, errno, "restore-advice", NULL, NULL, "madvise(%d)",
+					  advice);
 	}
 	return 0;
 }
@@ -264,7 +266,8 @@ static int install_guards(struct restore *restore, const VmaEntry *vma, uint64_t
 	for (size_t i = 0; i + 1 < vma->n_guards; i += 2) {
 		uint64_t start = vma->guards[i], end = vma->guards[i + 1];
 		if (start < vma->start || end > vma->end || start >= end)
-			return fail(&restore->failure, EINVAL, "image-range", NULL, NULL, "a guard region lies outside it");
+			return fail(&restore->failure, EINVAL, "image-range", NULL, NULL,
+				    "a guard region lies outside it");
 		if (madvise((void *)(address + (start - vma->start)), end - start, MADV_GUARD_INSTALL) < 0)
 			return fail_errno(&restore->failure, errno, "restore-guard", NULL,
 					  "Linux 6.13 or newer is needed", "cannot install its guard region");

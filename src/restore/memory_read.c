@@ -52,8 +52,7 @@ static struct page_place *find_place(const struct restore_memory *memory, uint64
 	return NULL;
 }
 
-static int resolve_shared(struct restore *restore, struct restore_task *task, const PagemapEntry *entry,
-			  uint64_t pages)
+static int resolve_shared(struct restore *restore, struct restore_task *task, const PagemapEntry *entry, uint64_t pages)
 {
 	struct restore_task *source = restore_find_task(restore, entry->source_pid);
 	uint64_t from = entry->source_vaddr, address = entry->vaddr;
@@ -118,7 +117,9 @@ static int read_entries(struct restore *restore, struct restore_task *task, stru
 
 	while ((result = image_read(image, &message)) > 0) {
 		const PagemapEntry *entry = (const void *)message;
-		uint32_t flags = entry->has_flags ? entry->flags : entry->in_parent ? PAGEMAP_IN_PARENT : PAGEMAP_PRESENT;
+		uint32_t flags = entry->has_flags   ? entry->flags
+				 : entry->in_parent ? PAGEMAP_IN_PARENT
+						    : PAGEMAP_PRESENT;
 		uint64_t pages;
 		result = entry_pages(restore, entry, previous_end, &pages);
 		if (!result && (flags & PAGEMAP_IN_PARENT))

@@ -127,8 +127,8 @@ static int read_threads(struct restore *restore, struct restore_task *task)
 		return fail(&restore->failure, EINVAL, "image-range", NULL, NULL, "its first thread is not its leader");
 	for (size_t i = 0; i < task->thread_count; i++) {
 		if (!pid_is_valid(task->entry->threads[i]))
-			return fail(&restore->failure, EINVAL, "image-range", NULL, NULL, "thread id %u is out of range",
-				    task->entry->threads[i]);
+			return fail(&restore->failure, EINVAL, "image-range", NULL, NULL,
+				    "thread id %u is out of range", task->entry->threads[i]);
 		int error = i ? read_part(restore, IMAGE_CORE, task->entry->threads[i], &task->thread_cores[i]) : 0;
 		if (!error)
 			error = registers_check(restore, task->thread_cores[i]);
@@ -155,13 +155,15 @@ static int read_descriptors(struct restore *restore, struct restore_task *task, 
 		return error;
 	while ((error = image_read(image, &message)) > 0) {
 		const FdinfoEntry *entry = (const FdinfoEntry *)message;
-		struct restore_fd slot = {.task = task, .number = entry->fd, .close_on_exec = entry->flags & FD_CLOEXEC};
+		struct restore_fd slot = {
+			.task = task, .number = entry->fd, .close_on_exec = entry->flags & FD_CLOEXEC};
 		slot.file = restore_find_file(restore, entry->id);
 		image_message_free(message);
 		if (!slot.file || slot.number < 0 || slot.number > FD_LIMIT ||
 		    (task->fd_count && task->fds[task->fd_count - 1].number >= slot.number)) {
 			error = fail(&restore->failure, EINVAL, "image-reference", NULL, NULL,
-				     "fdinfo-%u.img: descriptor %d is out of order or names no file", files_id, slot.number);
+				     "fdinfo-%u.img: descriptor %d is out of order or names no file", files_id,
+				     slot.number);
 			break;
 		}
 		ARRAY_GROW(task->fds, task->fd_count, capacity);
@@ -198,7 +200,8 @@ static int read_task(struct restore *restore, struct restore_task *task)
 	if (!error)
 		task->state = task->core->tc->task_state;
 	if (!error && task->state != TASK_ALIVE && task->state != TASK_DEAD && task->state != TASK_STOPPED)
-		error = fail(&restore->failure, EINVAL, "image-range", NULL, NULL, "its state %d is unknown", task->state);
+		error = fail(&restore->failure, EINVAL, "image-range", NULL, NULL, "its state %d is unknown",
+			     task->state);
 	if (!error && task->state != TASK_DEAD)
 		error = read_live_task(restore, task);
 	if (!error && !task->index && task->state == TASK_DEAD)
@@ -253,8 +256,8 @@ static int read_files(struct restore *restore)
 	for (size_t i = 0; i < restore->file_count; i++) {
 		restore->files[i]->slot = i;
 		if (i && restore->files[i - 1]->id == restore->files[i]->id)
-			return fail(&restore->failure, EINVAL, "image-range", "files.img", NULL, "file %u is there twice",
-				    restore->files[i]->id);
+			return fail(&restore->failure, EINVAL, "image-range", "files.img", NULL,
+				    "file %u is there twice", restore->files[i]->id);
 	}
 	return 0;
 }

@@ -87,8 +87,8 @@ static int write_stats(struct restore *restore)
 	struct image *image;
 
 	stats.restore = &restore->stats;
-	int error = image_create_at(restore->options->work_dirfd, "stats-restore", &restore->failure, IMAGE_STATS,
-				  &image);
+	int error =
+		image_create_at(restore->options->work_dirfd, "stats-restore", &restore->failure, IMAGE_STATS, &image);
 	if (error < 0)
 		return error;
 	image_write(image, &stats.base);
@@ -188,12 +188,14 @@ static int wait_for_root(pid_t pid)
 static int execute(struct restore *restore)
 {
 	execvp(restore->options->command[0], restore->options->command);
-	return fail_errno(&restore->failure, errno, "exec-cmd", restore->options->command[0], NULL, "cannot execute it");
+	return fail_errno(&restore->failure, errno, "exec-cmd", restore->options->command[0], NULL,
+			  "cannot execute it");
 }
 
 int restore_run(const struct restore_options *options, struct failure *failure, int *ret_exit_status)
 {
-	struct restore restore = {.options = options, .images_dirfd = options->images_dirfd, .pages_fd = -1, .notify_fd = -1};
+	struct restore restore = {
+		.options = options, .images_dirfd = options->images_dirfd, .pages_fd = -1, .notify_fd = -1};
 	pid_t pid = 0;
 
 	restore_stats_entry__init(&restore.stats);

@@ -23,7 +23,8 @@ enum {
 
 static size_t creds_bytes(const CoreEntry *core)
 {
-	return core->thread_core && core->thread_core->creds ? core->thread_core->creds->n_groups * sizeof(uint32_t) : 0;
+	return core->thread_core && core->thread_core->creds ? core->thread_core->creds->n_groups * sizeof(uint32_t)
+							     : 0;
 }
 
 static size_t pending_bytes(const SignalQueueEntry *queue)
@@ -35,8 +36,7 @@ static size_t slot_data_bytes(const struct restore *restore, const struct restor
 {
 	const CoreEntry *core = task->thread_cores[index];
 	size_t bytes = THREAD_DATA_BYTES + creds_bytes(core) +
-		       (core->thread_core ? pending_bytes(core->thread_core->signals_p) : 0) +
-		       restore->seccomp_bytes;
+		       (core->thread_core ? pending_bytes(core->thread_core->signals_p) : 0) + restore->seccomp_bytes;
 
 	if (index == 0)
 		bytes += LEADER_DATA_BYTES + task->mm->n_vmas * BYTES_PER_MAPPING +
@@ -129,10 +129,10 @@ int stage_place(struct restore *restore, pid_t pid, const struct stage *stage, s
 		memcpy((void *)(slot->data + data), program_steps(program), steps);
 		return 0;
 	}
-	struct iovec local[] = {{&run, sizeof(run)}, {program_data_buffer(program), data}, {program_steps(program), steps}};
-	struct iovec remote[] = {{(void *)slot->run, sizeof(run)},
-				 {(void *)slot->data, data},
-				 {(void *)(slot->data + data), steps}};
+	struct iovec local[] = {
+		{&run, sizeof(run)}, {program_data_buffer(program), data}, {program_steps(program), steps}};
+	struct iovec remote[] = {
+		{(void *)slot->run, sizeof(run)}, {(void *)slot->data, data}, {(void *)(slot->data + data), steps}};
 	if (process_vm_writev(pid, local, 3, remote, 3, 0) != (ssize_t)(sizeof(run) + data + steps))
 		return fail_errno(&restore->failure, errno, "restore-stage", NULL, NULL, "cannot write into process %d",
 				  pid);

@@ -261,7 +261,10 @@ static int open_exe(struct restore *restore, int *ret_fd)
 	return error ? fail_in(&restore->failure, "its program") : restore_park(restore, ret_fd);
 }
 
-/* What came with the fork. A session's leader has offers already. */
+/*
+ * What came with the fork, but for what is held for all tasks above their tables. A session's leader has offers
+ * already.
+ */
 static void close_inherited(const struct restore *restore, int log)
 {
 	const int own[] = {restore->images_dirfd, restore->notify_fd, log};
@@ -271,7 +274,7 @@ static void close_inherited(const struct restore *restore, int log)
 	memcpy(keep, own, sizeof(own));
 	if (restore->offered_count)
 		memcpy(keep + ARRAY_SIZE(own), restore->offered, restore->offered_count * sizeof(*keep));
-	files_close_others(restore, keep, count);
+	files_close_others(restore, files_above_tables(restore), keep, count);
 }
 
 static int prepare_descriptors(struct restore *restore)
@@ -304,13 +307,32 @@ static int restore_task(struct restore *restore, int *ret_exe_fd)
 		error = memory_restore_shared(restore);
 	if (!error)
 		error = memory_finish(restore);
-	if (!error)
-		error = open_exe(restore, ret_exe_fd);
-	if (!error) {
-		const int keep[] = {restore->images_dirfd, restore->notify_fd, log_fd(), *ret_exe_fd};
-		files_close_others(restore, keep, ARRAY_SIZE(keep));
-	}
-	return error;
+	return error ? error : open_exe(restore, ret_exe_fd);
+}
+
+/* Loader threads made glibc take two signals for itself; the task's actions are set already or come last. */
+static void forget_library_signals(void)
+{
+	enum { FIRST_INTERNAL = 32, LAST_INTERNAL = 33 };
+	const struct {
+		uint64_t handler, flags, restorer, mask;
+	} by_default = {};
+
+	for (int signal = FIRST_INTERNAL; signal <= LAST_INTERNAL; signal++)
+		syscall(SYS_rt_sigaction, signal, &by_default, NULL, sizeof(uint64_t));
+}
+
+/* The last moment in criu's code: nothing that is called from here may need memory or descriptors of criu. */
+static void leave_criu(const struct restore *restore, const struct stage *stage, int exe_fd) __attribute__((noreturn));
+
+static void leave_criu(const struct restore *restore, const struct stage *stage, int exe_fd)
+{
+	const int keep[] = {restore->notify_fd, exe_fd};
+
+	files_close_others(restore, INT32_MAX, keep, ARRAY_SIZE(keep));
+	forget_library_signals();
+	unregister_rseq();
+	stage_enter(stage);
 }
 
 void switch_to_task(struct restore *restore)
@@ -337,9 +359,5 @@ void switch_to_task(struct restore *restore)
 		shared_abort(restore);
 		_exit(1);
 	}
-	close(restore->images_dirfd);
-	if (log_fd() >= 0)
-		close(log_fd());
-	unregister_rseq();
-	stage_enter(stage);
+	leave_criu(restore, stage, exe_fd);
 }

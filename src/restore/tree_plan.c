@@ -39,7 +39,8 @@ static pid_t first_session(const struct restore_task *task)
 
 static bool is_subreaper(const struct restore_task *task)
 {
-	return task->pid == 1 || (task->core->tc && task->core->tc->has_child_subreaper && task->core->tc->child_subreaper);
+	return task->pid == 1 ||
+	       (task->core->tc && task->core->tc->has_child_subreaper && task->core->tc->child_subreaper);
 }
 
 /* Who would adopt an orphan below @task. */
@@ -67,7 +68,8 @@ static int plan_orphan(struct restore *restore, struct restore_task *task, struc
 	node->adopted = true;
 	if (!is_subreaper(task->parent))
 		return fail(&restore->failure, EOPNOTSUPP, "tree-session", restore_task_name(restore, task), NULL,
-			    "it is in session %d, which it cannot have got from its parent, and its parent %d is no subreaper",
+			    "it is in session %d, which it cannot have got from its parent, and its parent %d is no "
+			    "subreaper",
 			    task->sid, task->parent->pid);
 	if (!leader) {
 		helper = find_helper_leader(task->parent, task->sid);

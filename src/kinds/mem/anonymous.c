@@ -18,8 +18,8 @@ static bool anonymous_match(const struct mapping *mapping)
 static int anonymous_dump(struct dump *dump, struct dump_task *task, const struct mapping *mapping, VmaEntry *entry)
 {
 	entry->status = VMA_STATUS_REGULAR | VMA_STATUS_ANON_PRIVATE;
-	entry->flags |= mapping->flags & MAPPING_DROPPABLE ? MAP_DROPPABLE | MAP_ANONYMOUS
-							   : MAP_PRIVATE | MAP_ANONYMOUS;
+	entry->flags |=
+		mapping->flags & MAPPING_DROPPABLE ? MAP_DROPPABLE | MAP_ANONYMOUS : MAP_PRIVATE | MAP_ANONYMOUS;
 	entry->pgoff = 0;
 	if (!strcmp(mapping->name, "[heap]"))
 		entry->status |= VMA_STATUS_HEAP;

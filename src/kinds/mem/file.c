@@ -59,8 +59,8 @@ static int file_id(struct dump *dump, struct dump_task *task, const struct mappi
 	_cleanup_fd_ int fd = openat(task->proc_dirfd, path, O_PATH | O_CLOEXEC);
 	if (fd < 0)
 		return fail_errno(&dump->failure, errno, "mapping-file", NULL,
-				  "run criu as root or with CAP_CHECKPOINT_RESTORE", "cannot open the mapped file \"%s\"",
-				  mapping->name);
+				  "run criu as root or with CAP_CHECKPOINT_RESTORE",
+				  "cannot open the mapped file \"%s\"", mapping->name);
 	int error = regular_dump_fd(dump, task, fd, mapping->name, access_of(mapping), ret_id);
 	if (error < 0)
 		return error;

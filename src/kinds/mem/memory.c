@@ -64,8 +64,7 @@ static uint32_t generic_flags(const struct mapping *mapping)
 	       (mapping->flags & MAPPING_NO_RESERVE ? MAP_NORESERVE : 0);
 }
 
-static int describe_mapping(struct dump *dump, struct dump_task *task, const struct mapping *mapping,
-			    VmaEntry *entry)
+static int describe_mapping(struct dump *dump, struct dump_task *task, const struct mapping *mapping, VmaEntry *entry)
 {
 	const struct mem_kind *kind = mem_kind_of_mapping(mapping);
 
@@ -256,7 +255,7 @@ struct frame_table {
 		uint64_t frame; /* 0 = empty */
 		struct dump_task *task;
 		uint64_t address;
-	} *slots;
+	} * slots;
 	size_t mask, used;
 };
 
@@ -289,8 +288,7 @@ static bool is_shared_candidate(uint64_t pagemap_entry)
 }
 
 /* Replaces the runs of @task by finer ones that say which pages another task holds already. */
-static int find_shared_pages(struct dump *dump, struct dump_task *task, struct frame_table *table,
-			     uint64_t *ret_shared)
+static int find_shared_pages(struct dump *dump, struct dump_task *task, struct frame_table *table, uint64_t *ret_shared)
 {
 	_cleanup_fd_ int fd = openat(task->proc_dirfd, "pagemap", O_RDONLY | O_CLOEXEC);
 	struct memory_map *memory = task->memory;

@@ -133,8 +133,8 @@ static void *write_batches(void *argument)
 			size_t bytes, count = read_batch(writer, first, end, job->buffer, &bytes);
 			if (atomic_load(&writer->error))
 				return NULL;
-			int error = write_pages(writer->files[writer->pieces[first].task->index], job->buffer,
-						bytes, writer->pieces[first].offset);
+			int error = write_pages(writer->files[writer->pieces[first].task->index], job->buffer, bytes,
+						writer->pieces[first].offset);
 			if (error < 0) {
 				atomic_store(&writer->error_writing, 1);
 				atomic_store(&writer->error, error);
@@ -149,8 +149,7 @@ static void *write_batches(void *argument)
 	return NULL;
 }
 
-static void add_pieces(struct page_writer *writer, struct dump_task *task, const struct page_run *run,
-		       uint64_t *offset)
+static void add_pieces(struct page_writer *writer, struct dump_task *task, const struct page_run *run, uint64_t *offset)
 {
 	uint64_t left = run->pages * PAGE_BYTES, address = run->address;
 
@@ -269,7 +268,8 @@ int memory_write(struct dump *dump)
 		error = run_threads(dump, &writer);
 	for (size_t i = 0; i < dump->task_count; i++)
 		if (writer.files[i] >= 0 && close(writer.files[i]) < 0 && !error)
-			error = fail_errno(&dump->failure, errno, "image-write", "pages image", NULL, "cannot close it");
+			error = fail_errno(&dump->failure, errno, "image-write", "pages image", NULL,
+					   "cannot close it");
 	for (size_t i = 0; i < dump->task_count && !error; i++)
 		if (dump->tasks[i]->memory)
 			error = write_pagemap(dump, dump->tasks[i]);

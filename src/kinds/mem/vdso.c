@@ -68,7 +68,8 @@ static bool same_layout(const struct own_block *block, const VmaEntry *code, con
 {
 	uint64_t data_start = data ? data->start : code->start;
 
-	return block->end - block->code == code->end - code->start && block->code - block->start == code->start - data_start;
+	return block->end - block->code == code->end - code->start &&
+	       block->code - block->start == code->start - data_start;
 }
 
 static int read_image_code(struct restore *restore, const VmaEntry *code, char **ret_content)
@@ -173,7 +174,8 @@ static int patch_image_code(struct restore *restore, char *content, size_t bytes
 
 	if (!find_symbols(content, bytes, &old) ||
 	    !find_symbols((const char *)block->code, block->end - block->code, &own))
-		return fail(&restore->failure, EOPNOTSUPP, "vdso-differs", "vDSO", "restore on the kernel it was dumped on",
+		return fail(&restore->failure, EOPNOTSUPP, "vdso-differs", "vDSO",
+			    "restore on the kernel it was dumped on",
 			    "the kernel's vDSO differs from the task's, and its functions cannot be found");
 	for (size_t i = 0; i < old.count; i++) {
 		const char *name = function_name(&old, i);
@@ -199,8 +201,8 @@ static void plan_move(const struct own_block *block, uint64_t from, uint64_t to,
 	}
 }
 
-int vdso_plan_leave(struct restore *restore, const struct mappings *own, struct program *program,
-		    uint64_t *ret_start, uint64_t *ret_end)
+int vdso_plan_leave(struct restore *restore, const struct mappings *own, struct program *program, uint64_t *ret_start,
+		    uint64_t *ret_end)
 {
 	const VmaEntry *code, *data;
 	struct own_block block;

@@ -3,7 +3,7 @@
 #include "kinds/task/task_kind.h"
 
 extern const struct task_kind core_entries_kind, unsupported_state_kind, comm_kind, personality_kind, proc_values_kind,
-	robust_list_kind, tid_address_kind, sigaltstack_kind, membarrier_kind, thp_disable_kind, sched_kind,
+	robust_list_kind, tid_address_kind, sigaltstack_kind, rseq_kind, membarrier_kind, thp_disable_kind, sched_kind,
 	no_new_privs_kind, seccomp_kind, creds_kind, pdeath_signal_kind, child_subreaper_kind, sigaction_kind,
 	itimers_kind, posix_timers_kind, pending_kind, rlimits_kind, dumpable_kind;
 
@@ -19,6 +19,7 @@ const struct task_kind *const task_kinds[] = {
 	&robust_list_kind,
 	&tid_address_kind,
 	&sigaltstack_kind,
+	&rseq_kind,
 	&membarrier_kind,
 	&thp_disable_kind,
 	/* Better priorities need capabilities that the credentials may take away. */
