@@ -96,8 +96,16 @@ def mappings(directory):
     return [f"{start:x}-{end:x} {mode} {offset:x} {name}" for start, end, mode, offset, name in merged]
 
 
+def dead_state(found):
+    """What a parent can still learn of a dead child; its limits and signal actions are nobody's any more."""
+    return {key: value for key, value in found.items()
+            if key in ("status.Name", "status.Pid", "status.Tgid", "status.NSpid") or key.startswith("stat.")}
+
+
 def process_state(directory, names):
     found = thread_state(directory, names)
+    if found.get("stat.state") in ("Z", "X"):
+        return dead_state(found)
     for name in WHOLE_FILES:
         found[name] = read(directory / name)
     for link in ("exe", "cwd", "root"):

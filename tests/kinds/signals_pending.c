@@ -2,8 +2,6 @@
 /*
  * Pending signals: of the process and of two threads, ordinary ones and several real-time ones in order, with all of
  * their siginfo; of a child that ended; actions of every sort, among them a signal that is blocked, ignored, pending.
- * What the child that ended would do with signals is not kept:
- * may-differ: status.Sig(Blk|Cgt|Ign)
  */
 #include "harness.h"
 

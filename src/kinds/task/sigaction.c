@@ -2,11 +2,12 @@
 /*
  * What a process does with each signal. The images list 62 actions, signals 1 to 64 without SIGKILL and SIGSTOP.
  *
- * Handlers are set in the very last program. "Ignore" and "default" are set early, because setting them throws away
- * what is pending, which threads queue in their programs; all but SIGCHLD, since ignoring it would make dead children
- * vanish while the tree is built.
+ * They are set in the very last program: an ignored SIGCHLD would make dead children vanish while the tree is built.
+ * But setting "ignore" throws away what is pending, and threads queue their own signals before. So actions that may
+ * do that to a thread's signal are set early, when the process is still criu.
  */
 #include <signal.h>
+#include <string.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -71,9 +72,27 @@ static int check(struct restore *restore, const struct restore_task *task)
 		    "it has %zu signal actions instead of %d", task->core->tc->n_sigactions, ACTION_COUNT);
 }
 
-static bool is_set_early(const SaEntry *entry, int signal)
+/* The signals that threads other than the leader have in queues of their own. Bit 0 is signal 1. */
+static uint64_t pending_in_threads(const struct restore_task *task)
 {
-	return signal != SIGCHLD && (entry->sigaction == (uintptr_t)SIG_DFL || entry->sigaction == (uintptr_t)SIG_IGN);
+	uint64_t set = 0;
+
+	for (size_t i = 1; i < task->thread_count; i++) {
+		const SignalQueueEntry *queue = task->thread_cores[i]->thread_core->signals_p;
+		for (size_t n = 0; queue && n < queue->n_signals; n++) {
+			siginfo_t info;
+			memcpy(&info, queue->signals[n]->siginfo.data, sizeof(info));
+			if (info.si_signo >= 1 && info.si_signo <= SIGNAL_COUNT)
+				set |= 1ULL << (info.si_signo - 1);
+		}
+	}
+	return set;
+}
+
+static bool is_set_early(const SaEntry *entry, int signal, uint64_t pending)
+{
+	return signal != SIGCHLD && (pending >> (signal - 1) & 1) &&
+	       (entry->sigaction == (uintptr_t)SIG_DFL || entry->sigaction == (uintptr_t)SIG_IGN);
 }
 
 static struct kernel_action to_action(const SaEntry *entry)
@@ -84,11 +103,12 @@ static struct kernel_action to_action(const SaEntry *entry)
 static int enter(struct restore *restore, const struct restore_task *task)
 {
 	const TaskCoreEntry *core = task->core->tc;
+	uint64_t pending = pending_in_threads(task);
 	int signal = 1;
 
 	for (size_t i = 0; i < core->n_sigactions; i++, signal = next_signal(signal)) {
 		struct kernel_action action = to_action(core->sigactions[i]);
-		if (is_set_early(core->sigactions[i], signal) &&
+		if (is_set_early(core->sigactions[i], signal, pending) &&
 		    syscall(SYS_rt_sigaction, signal, &action, NULL, SIGNAL_SET_BYTES) < 0)
 			return fail_errno(&restore->failure, errno, "task-sigaction", restore_task_name(restore, task),
 					  NULL, "cannot set the action of signal %d", signal);
@@ -99,12 +119,13 @@ static int enter(struct restore *restore, const struct restore_task *task)
 static int plan_last(struct restore *restore, const struct restore_task *task, struct program *program)
 {
 	const TaskCoreEntry *core = task->core->tc;
+	uint64_t pending = pending_in_threads(task);
 	int signal = 1;
 
 	for (size_t i = 0; i < core->n_sigactions; i++, signal = next_signal(signal)) {
 		const SaEntry *entry = core->sigactions[i];
 		struct kernel_action action = to_action(entry);
-		if (is_set_early(entry, signal))
+		if (is_set_early(entry, signal, pending))
 			continue;
 		remote_t where = program_copy(program, &action, sizeof(action));
 		PROGRAM_CALL(program, SYS_rt_sigaction, signal, where.address, 0, SIGNAL_SET_BYTES);
