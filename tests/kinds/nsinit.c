@@ -192,9 +192,6 @@ static void become_first_process(bool with_mounts, bool with_terminals)
 		new_terminals();
 	if (with_mounts && mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL) < 0)
 		die("/proc");
-	/* Terminals have the numbers of this host alone. */
-	if (with_mounts && mount("devpts", "/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, "ptmxmode=0666") < 0)
-		die("/dev/pts");
 }
 
 int main(int argc, char **argv)
