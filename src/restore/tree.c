@@ -13,7 +13,6 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/prctl.h>
-#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -113,12 +112,11 @@ static void fork_children(struct tree_run *run, struct restore_tree_node *node, 
 static void die_with_status(const struct restore_task *task)
 {
 	int status = task->core->tc->exit_code;
-	const struct rlimit no_core = {};
 	sigset_t all;
 
 	if (!WIFSIGNALED(status))
 		_exit(WEXITSTATUS(status));
-	setrlimit(RLIMIT_CORE, &no_core);
+	prctl(PR_SET_DUMPABLE, 0); /* the core was written when it died the first time */
 	signal(WTERMSIG(status), SIG_DFL);
 	sigemptyset(&all);
 	sigprocmask(SIG_SETMASK, &all, NULL);

@@ -119,7 +119,8 @@ static void add_run(struct memory_map *memory, const struct page_run *run)
 	struct page_run *last = memory->run_count ? &memory->runs[memory->run_count - 1] : NULL;
 
 	if (last && last->address + last->pages * PAGE_BYTES == run->address && last->huge == run->huge &&
-	    last->lazy == run->lazy && last->unreadable == run->unreadable && last->source == run->source &&
+	    last->lazy == run->lazy && last->unreadable == run->unreadable && last->shared == run->shared &&
+	    last->source == run->source &&
 	    (!run->source || last->source_address + last->pages * PAGE_BYTES == run->source_address)) {
 		last->pages += run->pages;
 		return;
@@ -141,7 +142,8 @@ static void add_guard(struct dump *dump, VmaEntry *entry, uint64_t start, uint64
 
 /* Where a scan is: mappings and found ranges both ascend. */
 struct scan_state {
-	size_t vma; /* the first that may still overlap */
+	size_t vma;           /* the first that may still overlap */
+	uint64_t taken_until; /* when its list is full, the kernel may give the last range again */
 };
 
 static bool is_lazy(const VmaEntry *vma)
@@ -155,7 +157,10 @@ static void take_region(struct dump *dump, struct dump_task *task, struct scan_s
 			const struct page_region *region)
 {
 	const MmEntry *mm = task->mm;
-	uint64_t start = region->start;
+	uint64_t start = region->start > state->taken_until ? region->start : state->taken_until;
+
+	if (region->end > state->taken_until)
+		state->taken_until = region->end;
 
 	while (start < region->end && state->vma < mm->n_vmas) {
 		VmaEntry *vma = mm->vmas[state->vma];
@@ -314,6 +319,7 @@ static int find_shared_pages(struct dump *dump, struct dump_task *task, struct f
 				run.address = address;
 				run.pages = 1;
 				if (is_shared_candidate(entries[p])) {
+					run.shared = true;
 					if (table->used * 2 >= table->mask)
 						frame_table_grow(table);
 					uint64_t number = entries[p] & ((1ULL << PAGEMAP_FRAME_BITS) - 1);

@@ -17,6 +17,7 @@ struct page_run {
 	bool huge;                /* backed by huge pages */
 	bool lazy;                /* may be brought in later */
 	bool unreadable;          /* the mapping forbids reading: only /proc/PID/mem can */
+	bool shared;              /* shared since a fork: process_vm_readv would give the task copies of its own */
 };
 
 struct memory_map {

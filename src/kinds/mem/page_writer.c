@@ -27,8 +27,8 @@ enum {
 struct piece {
 	struct dump_task *task;
 	uint64_t address, bytes;
-	uint64_t offset; /* in the task's pages file */
-	bool unreadable;
+	uint64_t offset;   /* in the task's pages file */
+	bool through_file; /* read with /proc/PID/mem */
 };
 
 struct page_writer {
@@ -72,7 +72,11 @@ static int write_pages(int fd, const char *buffer, size_t bytes, off_t offset)
 	return 0;
 }
 
-static int read_unreadable(const struct piece *piece, char *buffer)
+/*
+ * The way around process_vm_readv, which refuses mappings that may not be read, and pins pages: pinning a page that
+ * is shared since a fork makes the kernel copy it for the task.
+ */
+static int read_through_file(const struct piece *piece, char *buffer)
 {
 	_cleanup_fd_ int fd = openat(piece->task->proc_dirfd, "mem", O_RDONLY | O_CLOEXEC);
 
@@ -86,8 +90,8 @@ static size_t read_batch(struct page_writer *writer, size_t first, size_t end, c
 	struct iovec remote[BATCH_PIECES];
 	size_t count = 0, bytes = 0;
 
-	if (pieces[first].unreadable) {
-		int error = read_unreadable(&pieces[first], buffer);
+	if (pieces[first].through_file) {
+		int error = read_through_file(&pieces[first], buffer);
 		if (error < 0)
 			atomic_store(&writer->error, error);
 		*ret_bytes = pieces[first].bytes;
@@ -95,7 +99,7 @@ static size_t read_batch(struct page_writer *writer, size_t first, size_t end, c
 	}
 	while (first + count < end && count < BATCH_PIECES) {
 		const struct piece *piece = &pieces[first + count];
-		if (piece->task != pieces[first].task || piece->unreadable || bytes + piece->bytes > PIECE_BYTES)
+		if (piece->task != pieces[first].task || piece->through_file || bytes + piece->bytes > PIECE_BYTES)
 			break;
 		remote[count++] = (struct iovec){(void *)piece->address, piece->bytes};
 		bytes += piece->bytes;
@@ -156,7 +160,8 @@ static void add_pieces(struct page_writer *writer, struct dump_task *task, const
 	while (left) {
 		uint64_t bytes = left < PIECE_BYTES ? left : PIECE_BYTES;
 		ARRAY_GROW(writer->pieces, writer->count, writer->capacity);
-		writer->pieces[writer->count++] = (struct piece){task, address, bytes, *offset, run->unreadable};
+		writer->pieces[writer->count++] =
+			(struct piece){task, address, bytes, *offset, run->unreadable || run->shared};
 		address += bytes;
 		*offset += bytes;
 		writer->total_bytes += bytes;
