@@ -133,6 +133,9 @@ static int run(struct restore *restore, pid_t *ret_pid)
 {
 	struct restore_tree_node *root = NULL;
 	uint64_t begin = now_us();
+
+	/* Reading the images makes files that are held above the tree's numbers. */
+	raise_descriptor_limit();
 	int error = read_images(restore);
 
 	if (!error)
@@ -150,7 +153,6 @@ static int run(struct restore *restore, pid_t *ret_pid)
 		error = shared_create(restore);
 	if (error < 0)
 		return error;
-	raise_descriptor_limit();
 	move_pids_on(restore);
 	error = build_tree(restore, root, ret_pid);
 	if (!error)

@@ -439,7 +439,7 @@ static void test_locks(void **state)
 	world->restore_task.fd_count = 2;
 	assert_int_equal(file_locks_prepare(&world->restore), 0);
 	struct program *program = program_new((remote_t){0x10000}, 4096);
-	assert_int_equal(file_locks_plan(&world->restore, &world->restore_task, program), 0);
+	assert_int_equal(file_lock_kind.plan_last(&world->restore, &world->restore_task, program), 0);
 	assert_int_equal(program_step_count(program), 2);
 	program_free(program);
 	/* A descriptor that the images do not have. */

@@ -310,7 +310,7 @@ static void plan_lock(const FileLockEntry *entry, struct program *program)
 	}
 }
 
-int file_locks_plan(struct restore *restore, const struct restore_task *task, struct program *program)
+static int plan_locks(struct restore *restore, const struct restore_task *task, struct program *program)
 {
 	const struct restored_locks *locks = restore->file_locks;
 	size_t low = 0, high = locks ? locks->count : 0;
@@ -326,3 +326,8 @@ int file_locks_plan(struct restore *restore, const struct restore_task *task, st
 		plan_lock(&locks->entries[i], program);
 	return 0;
 }
+
+const struct task_kind file_lock_kind = {
+	.name = "file locks",
+	.plan_last = plan_locks,
+};

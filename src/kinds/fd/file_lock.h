@@ -2,7 +2,7 @@
 /* Locks on files: flock(), fcntl() (of a process, or of an open file description), and leases. */
 #pragma once
 
-#include "inject/program.h"
+#include "kinds/task/task_kind.h"
 #include "model/dump.h"
 #include "model/restore.h"
 
@@ -15,7 +15,7 @@ int file_locks_dump(struct dump *dump);
 /* In criu: reads and checks filelocks.img. Returns 0 or a failure. */
 int file_locks_prepare(struct restore *restore);
 /*
- * Adds the calls that take the locks of @task to its last program, after everything that closes descriptors: closing
- * any descriptor of a file drops the process's fcntl() locks on it. Returns 0 or a failure.
+ * Takes the locks of a task in its very last program, after everything that closes descriptors: closing any descriptor
+ * of a file drops the process's fcntl() locks on it.
  */
-int file_locks_plan(struct restore *restore, const struct restore_task *task, struct program *program);
+extern const struct task_kind file_lock_kind;

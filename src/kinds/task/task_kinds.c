@@ -5,7 +5,7 @@
 extern const struct task_kind core_entries_kind, unsupported_state_kind, comm_kind, personality_kind, proc_values_kind,
 	robust_list_kind, tid_address_kind, sigaltstack_kind, rseq_kind, membarrier_kind, thp_disable_kind, sched_kind,
 	no_new_privs_kind, seccomp_kind, creds_kind, pdeath_signal_kind, child_subreaper_kind, sigaction_kind,
-	itimers_kind, posix_timers_kind, pending_kind, rlimits_kind, dumpable_kind;
+	itimers_kind, posix_timers_kind, pending_kind, rlimits_kind, dumpable_kind, file_lock_kind;
 
 const struct task_kind *const task_kinds[] = {
 	/* Checks what all others rely on. */
@@ -33,6 +33,8 @@ const struct task_kind *const task_kinds[] = {
 	&pdeath_signal_kind,
 	/* From here on only the very last program is concerned. */
 	&child_subreaper_kind,
+	/* Lost when a descriptor of the file is closed: nothing closes one any more. */
+	&file_lock_kind,
 	/* Throws pending signals away, so before them; before the timers, which may fire at once. */
 	&sigaction_kind,
 	/* Empties the queue of what building the tree left in it, so before the timers. */
