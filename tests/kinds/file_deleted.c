@@ -2,6 +2,9 @@
 /*
  * Files that were deleted while they are open or mapped: content, holes, mode and times, several descriptors of one,
  * a name that another file has now, directories, O_TMPFILE. No name may be left behind.
+ *
+ * The name of 70 is in use, so it gets one beside it; 71 cannot say again that it was made with O_TMPFILE.
+ * may-differ: fd.70 fdinfo.71
  */
 #include "harness.h"
 
@@ -14,6 +17,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#define REPLACED 70
+#define NAMELESS 71
 #define SPARSE_BYTES (3L << 30)
 #define DATA_OFFSET ((1L << 30) + 12345)
 
@@ -38,6 +43,13 @@ static int make(const char *path, int flags, const char *content)
 
 	MUST(write(fd, content, strlen(content)));
 	return fd;
+}
+
+static int move(int fd, int number)
+{
+	MUST(dup2(fd, number));
+	close(fd);
+	return number;
 }
 
 static bool has(int fd, off_t offset, const char *content)
@@ -79,7 +91,7 @@ int main(void)
 	MUST(ftruncate(sparse, SPARSE_BYTES));
 	MUST(pwrite(sparse, "middle", 6, DATA_OFFSET));
 
-	int replaced = make("replaced", O_RDWR, "the old one");
+	int replaced = move(make("replaced", O_RDWR, "the old one"), REPLACED);
 	MUST(unlink("replaced"));
 	close(make("replaced", O_WRONLY, "the new one"));
 
@@ -87,7 +99,7 @@ int main(void)
 	MUST(unlink("write-only"));
 	int empty = make("empty", O_RDWR, "");
 	MUST(unlink("empty"));
-	int nameless = MUST(open(".", O_RDWR | O_TMPFILE, 0600));
+	int nameless = move(MUST(open(".", O_RDWR | O_TMPFILE, 0600)), NAMELESS);
 	MUST(write(nameless, "never had a name", 16));
 	MUST(mkdir("directory", 0710));
 	int inside = make("directory/inside", O_RDWR, "its directory is gone too");
@@ -128,6 +140,7 @@ int main(void)
 		      !ftruncate(write_only, 3));
 		CHECK(lseek(write_only, 3, SEEK_SET) == 3 && (fcntl(write_only, F_GETFL) & O_APPEND));
 		CHECK(!fstat(empty, &stat) && stat.st_size == 0);
+		check_link(inside, "directory/inside");
 		CHECK(has(nameless, 0, "never had a name") && has(inside, 0, "its directory is gone too"));
 		CHECK(!fstat(directory, &stat) && stat.st_mode == (S_IFDIR | 0710) && !stat.st_nlink);
 		CHECK(faccessat(directory, ".", F_OK, 0) == 0);

@@ -34,6 +34,20 @@ static bool has_deleted_suffix(const char *link)
 	return length > suffix && !strcmp(link + length - suffix, DELETED_SUFFIX);
 }
 
+/* The name that the file had before a restore could not give it, so that names do not grow from dump to dump. */
+static void remove_substitute(char *name)
+{
+	char *last = NULL;
+
+	for (char *at = name; (at = strstr(at, FILE_NAME_SUBSTITUTE)); at++)
+		last = at;
+	if (!last || last == name || last[-1] == '/')
+		return;
+	const char *number = last + strlen(FILE_NAME_SUBSTITUTE);
+	if (*number && strspn(number, "0123456789") == strlen(number))
+		*last = '\0';
+}
+
 int file_name_find(struct dump *dump, const struct dump_task *task, const char *link, const struct stat *stat,
 		   enum file_name_state *ret_state, char **ret_name)
 {
@@ -50,6 +64,7 @@ int file_name_find(struct dump *dump, const struct dump_task *task, const char *
 			    "the path \"%s\" leads to another file: a mount hides the one that is open", link);
 	if (has_deleted_suffix(link))
 		name[strlen(name) - strlen(DELETED_SUFFIX)] = '\0';
+	remove_substitute(name);
 	*ret_state = FILE_NAME_GONE;
 	*ret_name = name;
 	return 0;

@@ -4,6 +4,9 @@
 
 #include "model/dump.h"
 
+/* Behind the name of a deleted file that was restored while its own name was in use, with a number. */
+#define FILE_NAME_SUBSTITUTE ".criu-"
+
 enum file_name_state {
 	FILE_NAME_GOOD, /* the name leads to the file */
 	FILE_NAME_GONE, /* it was deleted, or its name is another file now */

@@ -6,8 +6,7 @@
  * holes is written as chunks, others as they are.
  * Restore: the file is made by criu under its old name (or one beside it, if that is in use now), and the name is
  * removed at once; everybody opens it through the descriptor that criu keeps. So nothing is left behind, however the
- * restore ends, and /proc shows the old name again. A file whose directory is gone too is made in the nearest
- * directory above that exists.
+ * restore ends, and /proc shows the old name again. Directories that are gone too are made for that moment.
  */
 #include "kinds/fd/ghost.h"
 
@@ -19,6 +18,7 @@
 
 #include "base/fd.h"
 #include "image/image.h"
+#include "kinds/fd/file_name.h"
 
 #include "ghost-file.pb-c.h"
 
@@ -241,29 +241,51 @@ static int make_unnamed(const GhostFileEntry *entry, const char *path, int *ret_
 
 	for (int i = 0; error == -EEXIST && i < NAME_ATTEMPTS; i++) {
 		free(name);
-		name = xasprintf("%s.criu-%d-%d", path, getpid(), i);
+		name = xasprintf("%s" FILE_NAME_SUBSTITUTE "%d", path, i);
 		error = make_name(entry, name);
 	}
 	return error < 0 ? error : open_and_remove(entry, name, ret_fd);
 }
 
-/* The same, in the nearest directory above that exists. */
-static int make_near(const GhostFileEntry *entry, const char *path, int *ret_fd)
+/* Makes the directories of @path that are missing, and tells the length of the first path that was made. */
+static int make_parents(char *path, size_t *ret_made)
 {
-	_cleanup_free_ char *name = xstrdup(path);
-	int error = make_unnamed(entry, name, ret_fd);
-
-	while (error == -ENOENT || error == -ENOTDIR) {
-		char *base = strrchr(name, '/'), *parent;
-		if (!base || base == name)
-			break;
-		*base = '\0';
-		parent = strrchr(name, '/');
-		if (!parent)
-			break;
-		memmove(parent + 1, base + 1, strlen(base + 1) + 1);
-		error = make_unnamed(entry, name, ret_fd);
+	*ret_made = 0;
+	for (char *slash = path + 1; (slash = strchr(slash, '/')); slash++) {
+		*slash = '\0';
+		int error = mkdir(path, 0700) < 0 ? errno : 0;
+		if (!error && !*ret_made)
+			*ret_made = slash - path;
+		*slash = '/';
+		if (error && error != EEXIST)
+			return -error;
 	}
+	return 0;
+}
+
+static void remove_parents(char *path, size_t made)
+{
+	char *slash;
+
+	while (made && (slash = strrchr(path, '/')) && (size_t)(slash - path) >= made) {
+		*slash = '\0';
+		rmdir(path);
+	}
+}
+
+/* With its directories, which may be gone too, for as long as it takes. */
+static int make_with_parents(const GhostFileEntry *entry, const char *path, int *ret_fd)
+{
+	_cleanup_free_ char *copy = xstrdup(path);
+	size_t made;
+	int error = make_unnamed(entry, path, ret_fd);
+
+	if (error != -ENOENT)
+		return error;
+	error = make_parents(copy, &made);
+	if (!error)
+		error = make_unnamed(entry, path, ret_fd);
+	remove_parents(copy, made);
 	return error;
 }
 
@@ -299,7 +321,7 @@ static int make_from_image(struct restore *restore, struct image *image, const c
 	if (got <= 0)
 		return got < 0 ? got : fail(&restore->failure, EPROTO, "image-ghost", NULL, NULL, "it is empty");
 	const GhostFileEntry *entry = (const GhostFileEntry *)message;
-	int error = make_near(entry, path, &fd);
+	int error = make_with_parents(entry, path, &fd);
 	if (error < 0)
 		fail_errno(&restore->failure, error, "ghost-make", NULL, "its directory must exist and be writable",
 			   "cannot make the deleted file \"%s\" again", path);
