@@ -31,6 +31,9 @@ static void list_names(char *names, size_t size)
 
 	names[0] = '\0';
 	while ((entry = readdir(directory))) {
+		/* The runner's. */
+		if (!strncmp(entry->d_name, "images", strlen("images")))
+			continue;
 		strncat(names, entry->d_name, size - strlen(names) - 2);
 		strcat(names, "/");
 	}
