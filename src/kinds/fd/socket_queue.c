@@ -174,7 +174,7 @@ static void add_extensions(const struct peek *peek, const struct peeked *peeked,
 	}
 }
 
-static int write_packet(struct peek *peek, const struct peeked *peeked)
+static int write_packet(struct peek *peek, const struct peeked *peeked, const char *data)
 {
 	struct dump *dump = peek->dump;
 	SkPacketEntry entry = SK_PACKET_ENTRY__INIT;
@@ -189,7 +189,7 @@ static int write_packet(struct peek *peek, const struct peeked *peeked)
 		return error;
 	error = image_write(peek->writer->image, &entry.base);
 	if (!error)
-		error = image_write_raw(peek->writer->image, peek->buffer, peeked->length);
+		error = image_write_raw(peek->writer->image, data, peeked->length);
 	return error;
 }
 
@@ -211,6 +211,43 @@ static int enlarge(struct peek *peek)
 	return 0;
 }
 
+/*
+ * Descriptors in a stream belong to the piece that was sent with them; an answer ends with that piece, but may begin
+ * with others. Where it begins cannot be asked: even an answer of one byte tells of descriptors further on. But pieces
+ * are copied whole or not at all, so a buffer whose last byte cannot be written stops the copy before the last piece.
+ */
+static int find_last_piece(const struct peek *peek, size_t length, size_t *ret_start)
+{
+	struct iovec parts[] = {{peek->buffer, length - 1}, {NULL, 1}};
+	struct msghdr message = {.msg_iov = parts, .msg_iovlen = 2};
+	int error = set_peek_offset(peek, peek->done_bytes);
+
+	if (error < 0)
+		return error;
+	ssize_t start = recvmsg(peek->fd, &message, MSG_PEEK | MSG_DONTWAIT);
+	if ((start < 0 && errno != EFAULT) || start >= (ssize_t)length)
+		return fail_errno(&peek->dump->failure, start < 0 ? errno : EPROTO, "socket-queue", NULL, NULL,
+				  "cannot find the piece of the queue that descriptors in flight belong to");
+	*ret_start = start < 0 ? 0 : start;
+	return set_peek_offset(peek, peek->done_bytes + length);
+}
+
+static int write_stream_rights(struct peek *peek, const struct peeked *peeked)
+{
+	struct peeked before = *peeked, piece = *peeked;
+	size_t start = 0;
+	int error = find_last_piece(peek, peeked->length, &start);
+
+	if (error < 0)
+		return error;
+	before.length = start;
+	before.fd_count = 0;
+	piece.length = peeked->length - start;
+	if (start)
+		error = write_packet(peek, &before, peek->buffer);
+	return error ? error : write_packet(peek, &piece, peek->buffer + start);
+}
+
 /* Peeks from the start to the end of the queue; SO_PEEK_OFF is 0. */
 static int peek_all(struct peek *peek)
 {
@@ -229,7 +266,9 @@ static int peek_all(struct peek *peek)
 				      "raise the limit of open files of criu",
 				      "the descriptors in flight in the socket's queue could not be taken");
 		else if (!(peeked.flags & MSG_TRUNC))
-			result = write_packet(peek, &peeked);
+			result = peek->type == SOCK_STREAM && peeked.fd_count
+					 ? write_stream_rights(peek, &peeked)
+					 : write_packet(peek, &peeked, peek->buffer);
 		close_all(peeked.fds, peeked.fd_count);
 		if (result < 0)
 			return result;

@@ -195,13 +195,17 @@ static int remove_stale(struct restore *restore, const char *path)
 	return 0;
 }
 
-static int apply_perms(struct restore *restore, const FilePermsEntry *perms, const char *path)
+int unix_name_apply_perms(struct restore *restore, const UnixSkEntry *entry, int path_fd)
 {
+	const FilePermsEntry *perms = entry->file_perms;
+	char link[32];
+
+	snprintf(link, sizeof(link), "/proc/self/fd/%d", path_fd);
 	if (!perms)
 		return 0;
-	if (lchown(path, perms->uid, perms->gid) < 0 || chmod(path, perms->mode & 07777) < 0)
+	if (fchownat(path_fd, "", perms->uid, perms->gid, AT_EMPTY_PATH) < 0 || chmod(link, perms->mode & 07777) < 0)
 		return fail_errno(&restore->failure, errno, "unix-name", NULL, NULL,
-				  "cannot give \"%s\" its owner %u:%u and mode %o", path, perms->uid, perms->gid,
+				  "cannot give the socket's file its owner %u:%u and mode %o", perms->uid, perms->gid,
 				  perms->mode & 07777);
 	return 0;
 }
@@ -226,7 +230,10 @@ static int bind_path(struct restore *restore, int fd, const UnixSkEntry *entry, 
 			    path);
 	if (result < 0)
 		return fail_errno(&restore->failure, result, "unix-name", NULL, NULL, "cannot bind to \"%s\"", path);
-	error = apply_perms(restore, entry->file_perms, path);
+	_cleanup_fd_ int path_fd = open(path, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+	if (path_fd < 0)
+		return fail_errno(&restore->failure, errno, "unix-name", NULL, NULL, "cannot open \"%s\"", path);
+	error = unix_name_apply_perms(restore, entry, path_fd);
 	if (!error && entry->file_path && rename(path, entry->file_path) < 0)
 		return fail_errno(&restore->failure, errno, "unix-name", NULL, NULL, "cannot rename \"%s\" to \"%s\"",
 				  path, entry->file_path);

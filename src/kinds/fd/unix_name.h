@@ -35,6 +35,8 @@ int unix_name_check(struct restore *restore, const UnixSkEntry *entry);
  */
 int unix_name_bind(struct restore *restore, int fd, const UnixSkEntry *entry);
 
+/* Gives the socket's file, which may have no name, its owner and mode. Returns 0 or a failure. */
+int unix_name_apply_perms(struct restore *restore, const UnixSkEntry *entry, int path_fd);
 /* Opens the file of a bound socket (O_PATH). Returns 0 or a failure. */
 int unix_name_open(struct restore *restore, const UnixSkEntry *entry, int *ret_fd);
 /* Connects @fd to the socket whose file @path_fd is. Returns 0 or -errno. */

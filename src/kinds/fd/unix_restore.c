@@ -460,6 +460,8 @@ static int bind_found(struct restore *restore, const struct unix_socket *socket,
 		return error;
 	}
 	error = bind_privately(restore, socket, fd, &path_fd);
+	if (!error)
+		error = unix_name_apply_perms(restore, entry, path_fd);
 	/* For those who connect to it, and for the one who fills its queue. */
 	if (!error && (socket->is_connected_to || !is_connected(socket)))
 		error = restore_offer(restore, socket->file->id, TAKE_FD(path_fd));
