@@ -95,6 +95,7 @@ struct dump {
 	void **kind_states;       /* one pointer per row of fd_kinds, owned by the kind */
 	struct seccomp_filters *seccomp; /* NULL = no task has one */
 	unsigned online_processors; /* of this machine; 0 = not asked yet */
+	uint64_t *own_namespaces; /* of criu (kinds/task/unsupported_state.c); NULL = not asked yet */
 	DumpStatsEntry stats;
 	char run_id[37];          /* inventory_entry.dump_criu_run_id */
 	uint32_t last_pages_id;   /* of the last pages-<id>.img */

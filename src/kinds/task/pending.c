@@ -99,6 +99,7 @@ static int read_queue(struct dump *dump, struct dump_thread *thread, bool shared
 		      SignalQueueEntry **entry)
 {
 	struct signal_queue queue = {};
+	/* Also if the status said that nothing waits: it was read before the timers were. */
 	int error = peek(thread->tid, shared, &queue);
 
 	if (!error) {
@@ -111,16 +112,14 @@ static int read_queue(struct dump *dump, struct dump_thread *thread, bool shared
 		     : 0;
 }
 
-/* One status tells whether there is anything to read. */
 static int read_thread(struct dump *dump, struct dump_thread *thread, const struct thread_status *status)
 {
 	ThreadCoreEntry *core = thread->core->thread_core;
-	int error = 0;
+	TaskCoreEntry *task_core = thread->core->tc;
+	int error = read_queue(dump, thread, false, status->pending, &core->signals_p);
 
-	if (status->pending || !core->signals_p)
-		error = read_queue(dump, thread, false, status->pending, &core->signals_p);
-	if (!error && thread->core->tc && (status->pending_shared || !thread->core->tc->signals_s))
-		error = read_queue(dump, thread, true, status->pending_shared, &thread->core->tc->signals_s);
+	if (!error && task_core)
+		error = read_queue(dump, thread, true, status->pending_shared, &task_core->signals_s);
 	return error;
 }
 
@@ -138,7 +137,9 @@ int pending_refresh(struct dump *dump)
 		for (size_t t = 0; t < dump->tasks[i]->thread_count; t++) {
 			struct dump_thread *thread = &dump->tasks[i]->threads[t];
 			const struct thread_status *status;
-			int error = thread_status_refresh(dump, thread, &status);
+			/* Bare bits are looked for where anybody may send signals to: in the process's queue. */
+			int error = t ? thread_status_get(dump, thread, &status)
+				      : thread_status_refresh(dump, thread, &status);
 			if (!error)
 				error = read_thread(dump, thread, status);
 			if (error < 0)

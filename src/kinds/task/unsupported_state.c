@@ -16,12 +16,15 @@
 
 enum { USER_DISPATCH_OFF = 0 };
 
-/* Namespaces that a thread may have of its own, and what they are for. */
+/*
+ * A thread can leave some of its process's namespaces. Leaving the mounts means leaving the working directory of the
+ * others too, which is looked at anyway.
+ */
 static const struct namespace_kind {
 	const char *name, *what;
-	bool per_thread; /* others are the whole process's */
+	bool per_thread;
 } namespaces[] = {
-	{"user", "user ids", false}, {"pid", "process ids", false}, {"mnt", "mounts", true},
+	{"user", "user ids", false}, {"pid", "process ids", false}, {"mnt", "mounts", false},
 	{"net", "network", true},    {"ipc", "IPC", true},          {"uts", "host name", true},
 	{"cgroup", "cgroups", true},
 };
@@ -39,22 +42,37 @@ static int namespace_inode(int dirfd, const char *path, uint64_t *ret_inode)
 	return *ret_inode ? 0 : -EPROTO;
 }
 
-static int check_namespace(struct dump *dump, struct dump_thread *thread, const struct namespace_kind *kind)
+/* Criu's own, 0 for a kind that the kernel does not have. */
+static int read_own_namespaces(struct dump *dump)
 {
-	uint64_t own, other;
-	char path[48], own_path[48];
+	uint64_t *own = arena_alloc(&dump->arena, ARRAY_SIZE(namespaces) * sizeof(*own));
 
-	snprintf(own_path, sizeof(own_path), "/proc/self/ns/%s", kind->name);
-	snprintf(path, sizeof(path), "task/%d/ns/%s", thread->tid, kind->name);
-	int error = namespace_inode(AT_FDCWD, own_path, &own);
-	if (error == -ENOENT)
+	for (size_t i = 0; i < ARRAY_SIZE(namespaces); i++) {
+		char path[48];
+		snprintf(path, sizeof(path), "/proc/self/ns/%s", namespaces[i].name);
+		int error = namespace_inode(AT_FDCWD, path, &own[i]);
+		if (error < 0 && error != -ENOENT)
+			return fail_errno(&dump->failure, error, "own-namespace", path, "mount /proc",
+					  "cannot read it");
+	}
+	dump->own_namespaces = own;
+	return 0;
+}
+
+static int check_namespace(struct dump *dump, struct dump_thread *thread, size_t index)
+{
+	const struct namespace_kind *kind = &namespaces[index];
+	uint64_t other;
+	char path[48];
+
+	if (!dump->own_namespaces[index])
 		return 0;
-	if (!error)
-		error = namespace_inode(thread->task->proc_dirfd, path, &other);
+	snprintf(path, sizeof(path), "task/%d/ns/%s", thread->tid, kind->name);
+	int error = namespace_inode(thread->task->proc_dirfd, path, &other);
 	if (error < 0)
 		return fail_errno(&dump->failure, error, "task-namespace", dump_task_name(dump, thread->task), NULL,
 				  "cannot read the namespaces of thread %d", thread->tid);
-	if (own == other)
+	if (other == dump->own_namespaces[index])
 		return 0;
 	return fail(&dump->failure, EOPNOTSUPP, "task-namespace", dump_task_name(dump, thread->task),
 		    "run criu inside the same namespaces: nsenter -t PID -a criu dump …",
@@ -63,8 +81,10 @@ static int check_namespace(struct dump *dump, struct dump_thread *thread, const 
 
 static int check_namespaces(struct dump *dump, struct dump_thread *thread, bool leader)
 {
+	if (!dump->own_namespaces && read_own_namespaces(dump) < 0)
+		return -dump->failure.error;
 	for (size_t i = 0; i < ARRAY_SIZE(namespaces); i++) {
-		int error = leader || namespaces[i].per_thread ? check_namespace(dump, thread, &namespaces[i]) : 0;
+		int error = leader || namespaces[i].per_thread ? check_namespace(dump, thread, i) : 0;
 		if (error < 0)
 			return error;
 	}
