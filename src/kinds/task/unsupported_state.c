@@ -126,6 +126,29 @@ static int check_user_dispatch(struct dump *dump, struct dump_thread *thread)
 		    "thread %d catches its own system calls (PR_SET_SYSCALL_USER_DISPATCH)", thread->tid);
 }
 
+/*
+ * AppArmor says "profile (enforce)". Restored without the profile the task would be freer than it was. A context of
+ * SELinux is had by every process and comes from criu's own at restore.
+ */
+static int check_confinement(struct dump *dump, const struct dump_task *task)
+{
+	_cleanup_free_ char *profile = NULL;
+
+	if (read_text_at(task->proc_dirfd, "attr/current", &profile, NULL) < 0)
+		return 0;
+	*strchrnul(profile, '\n') = '\0';
+	if (!strstr(profile, " (enforce)"))
+		return 0;
+	return fail(&dump->failure, EOPNOTSUPP, "task-confined", dump_task_name(dump, task),
+		    "start it without the profile: aa-exec -p unconfined", "it is confined by the AppArmor profile %s",
+		    profile);
+}
+
+static int collect(struct dump *dump, struct dump_task *task)
+{
+	return task->state == TASK_STATE_DEAD ? 0 : check_confinement(dump, task);
+}
+
 static int collect_thread(struct dump *dump, struct dump_thread *thread)
 {
 	const struct thread_status *status;
@@ -145,5 +168,6 @@ static int collect_thread(struct dump *dump, struct dump_thread *thread)
 
 const struct task_kind unsupported_state_kind = {
 	.name = "unsupported",
+	.collect = collect,
 	.collect_thread = collect_thread,
 };
