@@ -7,9 +7,10 @@
  * out from them. The chains hang at `input` and `output`, where the addresses are those that the sockets know, also
  * behind address translation; and before connection tracking on the way out.
  *
- * While criu works, the table is "owned": the kernel ties it to the netlink socket of our nft context and removes it
- * when that closes, however criu ends. So a killed dump cannot leave a program cut off. A lock that must stay (a tree
- * left stopped) is written again without an owner, in one transaction, so that no packet slips through between.
+ * While criu works, the table is "owned": the kernel ties it to the netlink socket of our session (nft_session.h) and
+ * removes it when that closes, however criu ends. So a killed dump cannot leave a program cut off. A lock that must
+ * stay (a tree left stopped) is written again without an owner, in one transaction, so that no packet slips through
+ * between.
  *
  * Packets with the mark NETWORK_LOCK_MARK pass: a restore makes packets of the peer by itself (tcp_stream.c).
  */
@@ -17,9 +18,6 @@
 
 #include <arpa/inet.h>
 #include <ctype.h>
-#include <fcntl.h>
-#include <nftables/libnftables.h>
-#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,12 +25,13 @@
 
 #include "base/fd.h"
 #include "base/log.h"
+#include "kinds/fd/nft_session.h"
 
 #define TABLE_PREFIX "criu-"
 #define RUN_ID_LENGTH 8
 
 struct network_lock {
-	struct nft_ctx *nft; /* its netlink socket owns the table */
+	struct nft_session *nft; /* owns the table */
 	char name[64];
 	char *comment;
 	struct connection *connections;
@@ -81,52 +80,12 @@ static bool is_lock_name(const char *name)
 	return run_id && !name[digits + 1 + run_id];
 }
 
-/* An nft context in the namespace: the netlink socket stays there. The calling thread returns to its own. */
-static int open_nft(int netns_fd, struct nft_ctx **ret_nft)
+static int fail_nft(struct failure *failure, const struct nft_session *nft, const char *what)
 {
-	_cleanup_fd_ int own_fd = -1;
-	struct nft_ctx *nft;
-
-	if (netns_fd >= 0) {
-		own_fd = open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC);
-		if (own_fd < 0 || setns(netns_fd, CLONE_NEWNET))
-			return -errno;
-	}
-	nft = nft_ctx_new(NFT_CTX_DEFAULT);
-	if (own_fd >= 0 && setns(own_fd, CLONE_NEWNET)) {
-		int error = errno;
-
-		if (nft)
-			nft_ctx_free(nft);
-		return -error;
-	}
-	if (!nft)
-		return -ENOMEM;
-	nft_ctx_buffer_output(nft);
-	nft_ctx_buffer_error(nft);
-	*ret_nft = nft;
-	return 0;
-}
-
-/* The first line of what libnftables has to say, without the position in our own text. */
-static void first_error(struct nft_ctx *nft, char *buffer, size_t size)
-{
-	const char *text = nft_ctx_get_error_buffer(nft);
-	const char *message = text ? strstr(text, "Error: ") : NULL;
-
-	snprintf(buffer, size, "%s", message ? message + strlen("Error: ") : "libnftables gives no reason");
-	buffer[strcspn(buffer, "\n")] = '\0';
-}
-
-static int fail_nft(struct failure *failure, struct nft_ctx *nft, const char *what)
-{
-	char cause[160];
-
-	first_error(nft, cause, sizeof(cause));
 	return fail(failure, EIO, "network-lock", NULL,
 		    "give criu CAP_NET_ADMIN and a kernel with nf_tables, or use --network-lock skip and keep the "
 		    "peers' packets away by other means",
-		    "%s through nftables: %s", what, cause);
+		    "%s through nftables: %s", what, nft_session_error(nft));
 }
 
 /* @command: "add" or "delete". */
@@ -202,15 +161,14 @@ static int run_table(struct failure *failure, struct network_lock *lock, bool ow
 
 	if (!text)
 		return fail(failure, ENOMEM, "network-lock", NULL, NULL, "no memory for the rules");
-	if (nft_run_cmd_from_buffer(lock->nft, text))
+	if (nft_session_run(lock->nft, text, false))
 		return fail_nft(failure, lock->nft, "cannot lock the network");
 	return 0;
 }
 
 static void lock_free(struct network_lock *lock)
 {
-	if (lock->nft)
-		nft_ctx_free(lock->nft);
+	nft_session_close(lock->nft);
 	free(lock->comment);
 	free(lock->connections);
 	free(lock);
@@ -220,7 +178,7 @@ int network_lock_create(struct failure *failure, int netns_fd, const struct netw
 			const struct connection *connections, size_t count, struct network_lock **ret_lock)
 {
 	struct network_lock *lock = xcalloc(1, sizeof(*lock));
-	int ret = open_nft(netns_fd, &lock->nft);
+	int ret = nft_session_open(netns_fd, &lock->nft);
 
 	if (ret) {
 		lock_free(lock);
@@ -258,47 +216,46 @@ void network_lock_drop(struct network_lock **lock)
 
 	if (!*lock)
 		return;
-	/* Said, not left to the kernel: processes that were forked meanwhile may share the netlink socket. */
 	snprintf(command, sizeof(command), "delete table inet %s", (*lock)->name);
-	if (nft_run_cmd_from_buffer((*lock)->nft, command))
-		log_warn("network lock %s: cannot be removed: %s", (*lock)->name,
-			 nft_ctx_get_error_buffer((*lock)->nft));
+	if (nft_session_run((*lock)->nft, command, false))
+		log_warn("network lock %s: cannot be removed: %s", (*lock)->name, nft_session_error((*lock)->nft));
 	lock_free(*lock);
 	*lock = NULL;
 }
 
 int network_lock_probe(struct failure *failure)
 {
-	struct nft_ctx *nft;
-	int ret = open_nft(-1, &nft);
+	struct nft_session *nft;
+	int ret = nft_session_open(-1, &nft);
 
 	if (ret)
 		return fail_errno(failure, ret, "network-lock", NULL, NULL, "cannot use nftables");
-	nft_ctx_set_dry_run(nft, true);
-	if (nft_run_cmd_from_buffer(nft, "table inet criu-probe {\nflags owner;\n"
-					 "set tcp4 { type ipv4_addr . inet_service . ipv4_addr . inet_service; }\n"
-					 "chain input { type filter hook input priority -450; "
-					 "ip saddr . tcp sport . ip daddr . tcp dport @tcp4 drop; }\n}\n"))
+	if (nft_session_run(nft,
+			    "table inet criu-probe {\nflags owner;\n"
+			    "set tcp4 { type ipv4_addr . inet_service . ipv4_addr . inet_service; }\n"
+			    "chain input { type filter hook input priority -450; "
+			    "ip saddr . tcp sport . ip daddr . tcp dport @tcp4 drop; }\n}\n",
+			    true))
 		ret = fail_nft(failure, nft, "cannot lock the network");
-	nft_ctx_free(nft);
+	nft_session_close(nft);
 	return ret;
 }
 
 /* A lock with a time limit stays as a table without elements. */
-static bool is_expired(struct nft_ctx *nft, const char *name)
+static bool is_expired(struct nft_session *nft, const char *name)
 {
 	char command[96];
 
 	snprintf(command, sizeof(command), "list table inet %.64s", name);
-	return !nft_run_cmd_from_buffer(nft, command) && !strstr(nft_ctx_get_output_buffer(nft), "elements = ");
+	return !nft_session_run(nft, command, false) && !strstr(nft_session_output(nft), "elements = ");
 }
 
-static void delete_table(struct nft_ctx *nft, const char *name)
+static void delete_table(struct nft_session *nft, const char *name)
 {
 	char command[96];
 
 	snprintf(command, sizeof(command), "delete table inet %.64s", name);
-	nft_run_cmd_from_buffer(nft, command);
+	nft_session_run(nft, command, false);
 }
 
 /* One line of "list tables". Returns the name of the lock in it, or NULL. */
@@ -317,16 +274,16 @@ int network_lock_list(int netns_fd, void (*found)(void *context, const char *nam
 {
 	_cleanup_free_ char *output = NULL;
 	char *line, *rest;
-	struct nft_ctx *nft;
-	int ret = open_nft(netns_fd, &nft);
+	struct nft_session *nft;
+	int ret = nft_session_open(netns_fd, &nft);
 
 	if (ret)
 		return ret;
-	if (nft_run_cmd_from_buffer(nft, "list tables inet")) {
-		nft_ctx_free(nft);
+	if (nft_session_run(nft, "list tables inet", false)) {
+		nft_session_close(nft);
 		return -EIO;
 	}
-	output = xstrdup(nft_ctx_get_output_buffer(nft));
+	output = xstrdup(nft_session_output(nft));
 	for (line = strtok_r(output, "\n", &rest); line; line = strtok_r(NULL, "\n", &rest)) {
 		char *name = lock_of_line(line);
 
@@ -335,7 +292,7 @@ int network_lock_list(int netns_fd, void (*found)(void *context, const char *nam
 		else if (name)
 			found(context, name);
 	}
-	nft_ctx_free(nft);
+	nft_session_close(nft);
 	return 0;
 }
 
@@ -353,7 +310,7 @@ static void forget_in(void *context, const char *name)
 	_cleanup_free_ char *buffer = NULL;
 	size_t size = 0;
 	FILE *text = open_memstream(&buffer, &size);
-	struct nft_ctx *nft;
+	struct nft_session *nft;
 
 	if (!text)
 		return;
@@ -361,12 +318,12 @@ static void forget_in(void *context, const char *name)
 		write_elements(text, commands[i], name, forgetting->connections, forgetting->count, AF_INET);
 		write_elements(text, commands[i], name, forgetting->connections, forgetting->count, AF_INET6);
 	}
-	if (fclose(text) || open_nft(forgetting->netns_fd, &nft))
+	if (fclose(text) || nft_session_open(forgetting->netns_fd, &nft))
 		return;
-	if (nft_run_cmd_from_buffer(nft, buffer))
+	if (nft_session_run(nft, buffer, false))
 		log_warn("network lock %s still holds connections that were restored: %s", name,
-			 nft_ctx_get_error_buffer(nft));
-	nft_ctx_free(nft);
+			 nft_session_error(nft));
+	nft_session_close(nft);
 }
 
 static void found_nothing(void *context, const char *name)
@@ -386,18 +343,16 @@ void network_lock_forget(int netns_fd, const struct connection *connections, siz
 static int remove_table(int netns_fd, const char *table)
 {
 	char command[96];
-	struct nft_ctx *nft;
-	int ret = open_nft(netns_fd, &nft);
+	struct nft_session *nft;
+	int ret = nft_session_open(netns_fd, &nft);
 
 	if (ret)
 		return ret;
 	snprintf(command, sizeof(command), "delete table inet %.64s", table);
-	if (nft_run_cmd_from_buffer(nft, command)) {
-		const char *text = nft_ctx_get_error_buffer(nft);
-
-		ret = text && strstr(text, strerror(ENOENT)) ? -ENOENT : -EPERM;
+	if (nft_session_run(nft, command, false)) {
+		ret = strstr(nft_session_error(nft), strerror(ENOENT)) ? -ENOENT : -EPERM;
 	}
-	nft_ctx_free(nft);
+	nft_session_close(nft);
 	return ret;
 }
 
