@@ -98,6 +98,7 @@ def test_session_with_its_own_terminal(directory):
     """script(1) makes a terminal for the shell below it; all of it is in the tree."""
     with hosts.Host() as host:
         source, sink = directory / "in", directory / "out"
+        sink.touch()
         os.mkfifo(source)
         keep = os.open(source, os.O_RDWR)
         process = host.start(["script", "-q", "-c", "stty -echo; " + PIPELINE, "/dev/null"], cwd=directory, stdin=source,
