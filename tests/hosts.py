@@ -177,6 +177,9 @@ class Process:
         self.start_time = time.monotonic()
 
     def output(self):
+        # A terminal is for who watches it, and would wait for somebody to type.
+        if not os.path.isfile(self.output_path):
+            return ""
         with open(self.output_path, errors="replace") as file:
             return file.read()
 
