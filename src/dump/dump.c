@@ -226,12 +226,15 @@ static int dump_frozen(struct dump *dump)
 
 /* ---- the end of the tree ---- */
 
-/* All threads take part in a stop, so all are sent on and each reports it. */
+/*
+ * All threads take part in a stop, so all are sent on and each reports it. The signal is sent to the leader, who is
+ * waited for first: a signal for the process could be taken by a thread whose turn to be sent on never comes.
+ */
 static int leave_stopped(struct dump *dump)
 {
 	for (size_t i = 0; i < dump->task_count; i++)
 		if (dump->tasks[i]->state == TASK_STATE_ALIVE)
-			kill(dump->tasks[i]->pid, SIGSTOP);
+			tgkill(dump->tasks[i]->pid, dump->tasks[i]->threads[0].tid, SIGSTOP);
 	for (size_t i = 0; i < dump->task_count; i++)
 		for (size_t t = 0; dump->tasks[i]->state == TASK_STATE_ALIVE && t < dump->tasks[i]->thread_count; t++)
 			ptrace(PTRACE_CONT, dump->tasks[i]->threads[t].tid, 0, 0);
