@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Fifos: content, both ends, one end without a partner, opened for both.
+ * Fifos: content, both ends, one end without a partner, opened for both, deleted.
  */
 #include "harness.h"
 
@@ -43,6 +43,11 @@ int main(void)
 	int unread = MUST(open("unread", O_WRONLY | O_NONBLOCK));
 	MUST(close(unread_reader));
 
+	MUST(mkfifo("gone", 0600));
+	int gone = MUST(open("gone", O_RDWR | O_NONBLOCK));
+	MUST(write(gone, "no name", 7));
+	MUST(unlink("gone"));
+
 	harness_ready();
 	while (harness_wait_check()) {
 		CHECK(fcntl(reader, F_GETFL) == (O_RDONLY | 0100000), "flags 0%o", fcntl(reader, F_GETFL));
@@ -50,6 +55,8 @@ int main(void)
 		check_content(reader, writer, "through a name");
 		CHECK(fcntl(both, F_GETPIPE_SZ) == 8192, "%d", fcntl(both, F_GETPIPE_SZ));
 		check_content(both, both, "in the fifo");
+		check_content(gone, gone, "no name");
+		CHECK(access("gone", F_OK) == -1, "the deleted fifo has a name again");
 		CHECK(read(lonely, &byte, 1) == 0, "a reader without writers");
 		CHECK(write(unread, "x", 1) == -1 && errno == EPIPE, "a writer without readers");
 		/* The name leads to the open ends. */

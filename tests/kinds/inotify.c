@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Inotify: watches of directories and files, their numbers, a watch on a renamed directory.
+ * Inotify: watches of directories and files, their numbers, on a renamed directory, on a deleted file.
  */
 #include "harness.h"
 
@@ -44,6 +44,10 @@ int main(void)
 	MUST(inotify_rm_watch(fd, gone));
 	int file = MUST(inotify_add_watch(fd, "file", IN_ATTRIB | IN_EXCL_UNLINK));
 	MUST(rename("before", "after"));
+	/* Deleted, but open: it can still change. */
+	int deleted_fd = MUST(open("deleted", O_RDWR | O_CREAT, 0600));
+	int deleted = MUST(inotify_add_watch(fd, "deleted", IN_MODIFY));
+	MUST(unlink("deleted"));
 	char buffer[4096];
 	while (read(fd, buffer, sizeof(buffer)) > 0)
 		;
@@ -61,6 +65,8 @@ int main(void)
 		check_event(fd, renamed, IN_DELETE, "this");
 		CHECK(chmod("file", 0640) == 0);
 		check_event(fd, file, IN_ATTRIB, "");
+		CHECK(write(deleted_fd, "x", 1) == 1);
+		check_event(fd, deleted, IN_MODIFY, "");
 		CHECK(inotify_rm_watch(fd, gone) == -1 && errno == EINVAL);
 		CHECK(fcntl(empty, F_GETFL) == 0, "0%o", fcntl(empty, F_GETFL));
 		harness_report();
