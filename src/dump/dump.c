@@ -232,22 +232,17 @@ static int dump_frozen(struct dump *dump)
  */
 static int leave_stopped(struct dump *dump)
 {
+	size_t count = 0;
+
 	for (size_t i = 0; i < dump->task_count; i++)
 		if (dump->tasks[i]->state == TASK_STATE_ALIVE)
 			tgkill(dump->tasks[i]->pid, dump->tasks[i]->threads[0].tid, SIGSTOP);
 	for (size_t i = 0; i < dump->task_count; i++)
 		for (size_t t = 0; dump->tasks[i]->state == TASK_STATE_ALIVE && t < dump->tasks[i]->thread_count; t++)
-			ptrace(PTRACE_CONT, dump->tasks[i]->threads[t].tid, 0, 0);
-	for (size_t i = 0; i < dump->task_count; i++)
-		for (size_t t = 0; dump->tasks[i]->state == TASK_STATE_ALIVE && t < dump->tasks[i]->thread_count; t++) {
-			int signal, stop;
-			pid_t tid = dump->tasks[i]->threads[t].tid;
-			while ((stop = thread_wait(tid, &signal)) != THREAD_STOP_GROUP && stop != THREAD_STOP_GONE)
-				if (stop < 0 ||
-				    ptrace(PTRACE_CONT, tid, 0, stop == THREAD_STOP_SIGNAL ? signal : 0) < 0)
-					return fail_errno(&dump->failure, errno, "task-stop",
-							  dump_task_name(dump, dump->tasks[i]), NULL, "cannot stop it");
-		}
+			count += ptrace(PTRACE_CONT, dump->tasks[i]->threads[t].tid, 0, 0) == 0;
+	int error = threads_wait_group_stop(count);
+	if (error < 0)
+		return fail_errno(&dump->failure, error, "task-stop", NULL, NULL, "cannot stop the tree");
 	thaw_tree(dump);
 	return 0;
 }

@@ -8,12 +8,8 @@
 
 enum { SYSCALL_STOP_SIGNAL = SIGTRAP | 0x80 };
 
-int thread_wait(pid_t tid, int *ret_signal)
+static int classify(int status, int *ret_signal)
 {
-	int status;
-
-	if (waitpid(tid, &status, __WALL) < 0)
-		return errno == ECHILD ? THREAD_STOP_GONE : -errno;
 	if (!WIFSTOPPED(status))
 		return THREAD_STOP_GONE;
 	int signal = WSTOPSIG(status), event = status >> 16;
@@ -27,6 +23,35 @@ int thread_wait(pid_t tid, int *ret_signal)
 	}
 	*ret_signal = signal;
 	return signal == SYSCALL_STOP_SIGNAL ? THREAD_STOP_SYSCALL : THREAD_STOP_SIGNAL;
+}
+
+int thread_wait(pid_t tid, int *ret_signal)
+{
+	int status;
+
+	if (waitpid(tid, &status, __WALL) < 0)
+		return errno == ECHILD ? THREAD_STOP_GONE : -errno;
+	return classify(status, ret_signal);
+}
+
+int threads_wait_group_stop(size_t count)
+{
+	while (count) {
+		int status, signal;
+		pid_t tid = waitpid(-1, &status, __WALL);
+		if (tid < 0 && errno == EINTR)
+			continue;
+		if (tid < 0)
+			return -errno;
+		int stop = classify(status, &signal);
+		if (stop == THREAD_STOP_GONE)
+			return -ESRCH;
+		if (stop == THREAD_STOP_GROUP)
+			count--;
+		else if (ptrace(PTRACE_CONT, tid, 0, stop == THREAD_STOP_SIGNAL ? signal : 0) < 0)
+			return -errno;
+	}
+	return 0;
 }
 
 int thread_wait_interrupted(pid_t tid, int *ret_signal)

@@ -25,3 +25,10 @@ int thread_wait(pid_t tid, int *ret_signal);
 int thread_wait_interrupted(pid_t tid, int *ret_signal);
 /* Runs the thread to its next system call stop. Returns 0 or -errno (-ESRCH: it ended). */
 int thread_run_to_syscall(pid_t tid);
+
+/*
+ * Waits until @count seized threads, that were sent on with a stop signal pending for their processes, have entered
+ * the group stop. Any of them may be the one that takes the signal first, so they are waited for together; the
+ * calling thread must have no other children that change state. Returns 0 or -errno (-ESRCH: one has ended).
+ */
+int threads_wait_group_stop(size_t count);

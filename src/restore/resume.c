@@ -207,19 +207,15 @@ static int wait_dead(struct restore *restore, const struct restore_task *task)
 /* Every thread takes part in the stop and reports it; then it is stopped in the eyes of its parent. */
 static int stop_task(struct restore *restore, const struct restore_task *task)
 {
+	size_t count = 0;
+
 	kill(task->pid, SIGSTOP);
 	for (size_t t = 0; t < task->thread_count; t++)
-		ptrace(PTRACE_CONT, task->entry->threads[t], 0, 0);
-	for (size_t t = 0; t < task->thread_count; t++) {
-		pid_t tid = task->entry->threads[t];
-		int signal, stop;
-		while ((stop = thread_wait(tid, &signal)) != THREAD_STOP_GROUP)
-			if (stop < 0 || stop == THREAD_STOP_GONE ||
-			    ptrace(PTRACE_CONT, tid, 0, stop == THREAD_STOP_SIGNAL ? signal : 0) < 0)
-				return fail(&restore->failure, ECHILD, "restore-stop", restore_task_name(restore, task),
-					    NULL, "cannot stop it again");
-	}
-	return 0;
+		count += ptrace(PTRACE_CONT, task->entry->threads[t], 0, 0) == 0;
+	int error = threads_wait_group_stop(count);
+	return error ? fail_errno(&restore->failure, error, "restore-stop", restore_task_name(restore, task), NULL,
+				  "cannot stop it again")
+		     : 0;
 }
 
 static int settle_states(struct restore *restore)

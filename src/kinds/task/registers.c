@@ -346,10 +346,7 @@ int registers_restore(struct restore *restore, const CoreEntry *core, pid_t pid,
 		return fail_errno(&restore->failure, errno, "restore-xstate", NULL, NULL,
 				  "cannot set the vector registers of thread %d", tid);
 	registers_context(core, &context);
-	if (interrupted_result)
-		restart_context(*interrupted_result, &context);
-	else
-		context.regs.orig_rax = -1;
+	restart_context(core, interrupted_result, &context);
 	error = restore_critical_section(restore, core, pid);
 	if (error < 0)
 		return error;

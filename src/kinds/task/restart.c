@@ -75,6 +75,8 @@ int restart_dump(struct dump *dump, struct dump_thread *thread, struct thread_co
 	case RESTART_SYS:
 	case RESTART_NO_INTERRUPT:
 	case RESTART_NO_HANDLER:
+		thread->core->thread_core->has_restart_result = true;
+		thread->core->thread_core->restart_result = regs->rax;
 		break;
 	case RESTART_BLOCK:
 		if (remaining_time(thread->task->pid, regs, &remaining_ns)) {
@@ -98,11 +100,23 @@ bool restart_is_needed(const CoreEntry *core)
 	return core->thread_core && core->thread_core->has_restart_remaining_ns;
 }
 
-void restart_context(int64_t result, struct thread_context *context)
+static bool is_private_result(int64_t result)
 {
-	context->regs.rip += INSTRUCTION_BYTES;
-	context->regs.rax = result;
-	if (result != RESTART_BLOCK)
+	return result == RESTART_SYS || result == RESTART_NO_INTERRUPT || result == RESTART_NO_HANDLER ||
+	       result == RESTART_BLOCK;
+}
+
+void restart_context(const CoreEntry *core, const int64_t *armed_result, struct thread_context *context)
+{
+	const ThreadCoreEntry *thread = core->thread_core;
+	int64_t result = armed_result ? *armed_result : thread && thread->has_restart_result ? thread->restart_result : 0;
+
+	if (armed_result || is_private_result(result)) {
+		context->regs.rip += INSTRUCTION_BYTES;
+		context->regs.rax = result;
+	}
+	/* Without a private result the kernel must not think of a system call at all. */
+	if (!is_private_result(result))
 		context->regs.orig_rax = -1;
 }
 

@@ -22,5 +22,9 @@ bool restart_is_needed(const CoreEntry *core);
  */
 int restart_arm(struct restore *restore, const CoreEntry *core, pid_t pid, pid_t tid, uint64_t call, uint64_t scratch,
 		int64_t *ret_result);
-/* Registers of a thread that goes on behind the interrupted call with @result. */
-void restart_context(int64_t result, struct thread_context *context);
+/*
+ * Completes the registers of @core: a thread that was in a system call is put behind it with the kernel's private
+ * result, so that the kernel itself repeats the call or lets a signal end it. @armed_result: what restart_arm() gave,
+ * NULL if the call has no restart block.
+ */
+void restart_context(const CoreEntry *core, const int64_t *armed_result, struct thread_context *context);
