@@ -56,15 +56,6 @@ char *connection_text(const struct connection *connection, char *buffer, size_t 
 	return buffer;
 }
 
-bool connection_is_reverse(const struct connection *first, const struct connection *second)
-{
-	size_t address_size = first->family == AF_INET6 ? 16 : 4;
-
-	return first->family == second->family && first->local_port == second->remote_port &&
-	       first->remote_port == second->local_port && !memcmp(first->local, second->remote, address_size) &&
-	       !memcmp(first->remote, second->local, address_size);
-}
-
 /* The name of a table comes from the kernel: is it one that criu gives? */
 static bool is_lock_name(const char *name)
 {

@@ -71,5 +71,3 @@ char *network_lock_name(const struct network_lock_owner *owner, char *buffer, si
 
 /* "10.0.0.1:80 to 10.0.0.2:4100" into @buffer, for messages. Returns @buffer. */
 char *connection_text(const struct connection *connection, char *buffer, size_t size);
-/* Is @second the same connection seen from its other end? */
-bool connection_is_reverse(const struct connection *first, const struct connection *second);
