@@ -17,9 +17,9 @@ char *arena_printf(struct arena *arena, const char *format, ...) __attribute__((
 void arena_free(struct arena *arena);
 
 /* A zeroed protobuf-c message of @Type in the arena, initialised by its generated init function. */
-#define arena_message(arena, Type, prefix)                                                                             \
-	({                                                                                                             \
-		Type *new_message = arena_alloc((arena), sizeof(Type));                                                \
-		prefix##__init(new_message);                                                                           \
-		new_message;                                                                                           \
+#define arena_message(arena, Type, prefix)                              \
+	({                                                              \
+		Type *new_message = arena_alloc((arena), sizeof(Type)); \
+		prefix##__init(new_message);                            \
+		new_message;                                            \
 	})

@@ -64,8 +64,8 @@ int fail_in(struct failure *failure, const char *context_format, ...)
 	va_start(arguments, context_format);
 	vsnprintf(context, sizeof(context), context_format, arguments);
 	va_end(arguments);
-	int length = snprintf(joined, sizeof(joined), "%s%s%s", context, failure->object[0] ? ": " : "",
-			      failure->object);
+	int length =
+		snprintf(joined, sizeof(joined), "%s%s%s", context, failure->object[0] ? ": " : "", failure->object);
 	if (length >= (int)sizeof(joined))
 		memcpy(joined + sizeof(joined) - 4, "...", 4);
 	memcpy(failure->object, joined, sizeof(joined));

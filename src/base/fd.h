@@ -35,17 +35,17 @@ static inline void close_dir_pointer(DIR **dir)
 #define _cleanup_dir_ __attribute__((cleanup(close_dir_pointer)))
 
 /* Gives a descriptor or pointer away: the variable no longer owns it. */
-#define TAKE_FD(fd)                                                                                                    \
-	({                                                                                                             \
-		int taken_fd = (fd);                                                                                   \
-		(fd) = -1;                                                                                             \
-		taken_fd;                                                                                              \
+#define TAKE_FD(fd)                  \
+	({                           \
+		int taken_fd = (fd); \
+		(fd) = -1;           \
+		taken_fd;            \
 	})
-#define TAKE_POINTER(pointer)                                                                                          \
-	({                                                                                                             \
-		typeof(pointer) taken_pointer = (pointer);                                                             \
-		(pointer) = NULL;                                                                                      \
-		taken_pointer;                                                                                         \
+#define TAKE_POINTER(pointer)                              \
+	({                                                 \
+		typeof(pointer) taken_pointer = (pointer); \
+		(pointer) = NULL;                          \
+		taken_pointer;                             \
 	})
 
 #define ARRAY_SIZE(array) (sizeof(array) / sizeof((array)[0]))
@@ -75,10 +75,10 @@ char *xstrdup(const char *text);
 char *xasprintf(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 /* Doubling growth: makes room for one more element of @array with @count used and @capacity allocated. */
-#define ARRAY_GROW(array, count, capacity)                                                                             \
-	do {                                                                                                           \
-		if ((count) == (capacity)) {                                                                           \
-			(capacity) = (capacity) ? (capacity) * 2 : 8;                                                  \
-			(array) = xrealloc_array((array), (capacity), sizeof(*(array)));                               \
-		}                                                                                                      \
+#define ARRAY_GROW(array, count, capacity)                                               \
+	do {                                                                             \
+		if ((count) == (capacity)) {                                             \
+			(capacity) = (capacity) ? (capacity)*2 : 8;                      \
+			(array) = xrealloc_array((array), (capacity), sizeof(*(array))); \
+		}                                                                        \
 	} while (0)

@@ -23,10 +23,10 @@ void log_set_pid(int pid);
 void log_line(enum log_level level, const char *file, int line, const char *format, ...)
 	__attribute__((format(printf, 4, 5)));
 
-#define log_at(level, ...)                                                                                             \
-	do {                                                                                                           \
-		if ((level) <= log_level())                                                                            \
-			log_line(level, __FILE_NAME__, __LINE__, __VA_ARGS__);                                         \
+#define log_at(level, ...)                                                     \
+	do {                                                                   \
+		if ((level) <= log_level())                                    \
+			log_line(level, __FILE_NAME__, __LINE__, __VA_ARGS__); \
 	} while (0)
 #define log_error(...) log_at(LOG_LEVEL_ERROR, __VA_ARGS__)
 #define log_warn(...) log_at(LOG_LEVEL_WARN, __VA_ARGS__)

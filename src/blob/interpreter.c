@@ -12,7 +12,14 @@
  */
 #include "blob/wire.h"
 
-enum { NUMBER_READ = 0, NUMBER_WRITE = 1, NUMBER_CLOSE = 3, NUMBER_EXIT_GROUP = 231, ERROR_RANGE = 4095, ERROR_INTERRUPTED = 4 };
+enum {
+	NUMBER_READ = 0,
+	NUMBER_WRITE = 1,
+	NUMBER_CLOSE = 3,
+	NUMBER_EXIT_GROUP = 231,
+	ERROR_RANGE = 4095,
+	ERROR_INTERRUPTED = 4
+};
 
 static inline __attribute__((always_inline)) int64_t call(uint64_t number, const int64_t *args)
 {
@@ -58,9 +65,11 @@ __attribute__((noreturn, used, section(".text.entry"))) void blob_main(struct bl
 		struct blob_step *step = &steps[i];
 
 		for (unsigned a = 0; a < 6; a++)
-			args[a] = step->flags & (BLOB_STEP_RESULT_OF << a) ? steps[step->args[a]].result : step->args[a];
+			args[a] =
+				step->flags & (BLOB_STEP_RESULT_OF << a) ? steps[step->args[a]].result : step->args[a];
 		do
-			step->result = step->flags & BLOB_STEP_SPAWN ? spawn(step->number, args) : call(step->number, args);
+			step->result =
+				step->flags & BLOB_STEP_SPAWN ? spawn(step->number, args) : call(step->number, args);
 		while ((step->flags & BLOB_STEP_UNTIL_FAILS) && step->result >= 0);
 		if (step->flags & (BLOB_STEP_MAY_FAIL | BLOB_STEP_UNTIL_FAILS))
 			continue;

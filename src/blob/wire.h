@@ -8,9 +8,9 @@
 #include <stdint.h>
 
 enum blob_step_flags {
-	BLOB_STEP_MAY_FAIL = 1 << 0,  /* go on whatever the result is */
-	BLOB_STEP_EXPECT = 1 << 1,    /* the result must equal `expected` (default: any but -4095..-1) */
-	BLOB_STEP_SPAWN = 1 << 2,     /* clone3: args[0] clone_args, args[1] size, args[2] the new thread's blob_run */
+	BLOB_STEP_MAY_FAIL = 1 << 0, /* go on whatever the result is */
+	BLOB_STEP_EXPECT = 1 << 1,   /* the result must equal `expected` (default: any but -4095..-1) */
+	BLOB_STEP_SPAWN = 1 << 2,    /* clone3: args[0] clone_args, args[1] size, args[2] the new thread's blob_run */
 	BLOB_STEP_UNTIL_FAILS = 1 << 3, /* repeat until the result is negative (draining a queue) */
 	/* args[i] is the index of an earlier step of this program, whose result is meant: BLOB_STEP_RESULT_OF << i */
 	BLOB_STEP_RESULT_OF = 1 << 8,
@@ -37,8 +37,8 @@ struct blob_run {
 	uint64_t steps;
 	uint32_t count;
 	uint32_t id;
-	uint64_t notify;  /* address of an int: descriptor to write the notice to and to wait on */
-	uint64_t leave;   /* code that undoes everything when the tool is gone; 0 = exit the process */
-	uint64_t stack;   /* top of the stack the run uses; SPAWN uses the new thread's */
+	uint64_t notify; /* address of an int: descriptor to write the notice to and to wait on */
+	uint64_t leave;  /* code that undoes everything when the tool is gone; 0 = exit the process */
+	uint64_t stack;  /* top of the stack the run uses; SPAWN uses the new thread's */
 	struct blob_notice notice;
 };

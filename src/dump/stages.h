@@ -29,4 +29,3 @@ void release_files(struct dump *dump, bool tree_is_gone);
 void free_files(struct dump *dump);
 /* The small images: inventory, pstree, core, ids, fs, mm, fdinfo, files, stats. Entry: everything is in memory. */
 int write_images(struct dump *dump);
-

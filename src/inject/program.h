@@ -28,7 +28,7 @@ void program_free(struct program *program);
 
 /* Appends a call with six arguments; returns its index. */
 size_t program_call(struct program *program, long number, const int64_t args[6], uint32_t flags);
-#define PROGRAM_CALL_FLAGS(program, flags, number, ...)                                                                \
+#define PROGRAM_CALL_FLAGS(program, flags, number, ...) \
 	program_call((program), (number), (const int64_t[6]){__VA_ARGS__}, (flags))
 /* A call whose failure (-errno) ends the program and fails the dump or restore. */
 #define PROGRAM_CALL(program, number, ...) PROGRAM_CALL_FLAGS(program, 0, number, __VA_ARGS__)

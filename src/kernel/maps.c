@@ -16,27 +16,13 @@ static const struct {
 	uint32_t flag;
 	int advice; /* -1: not an advice */
 } vm_flags[] = {
-	{"mw", MAPPING_MAY_WRITE, -1},
-	{"gd", MAPPING_GROWS_DOWN, -1},
-	{"lo", MAPPING_LOCKED, -1},
-	{"lf", MAPPING_LOCK_ON_FAULT, -1},
-	{"io", MAPPING_IO, -1},
-	{"pf", MAPPING_PFN, -1},
-	{"sl", MAPPING_SEALED, -1},
-	{"nr", MAPPING_NO_RESERVE, -1},
-	{"ht", MAPPING_HUGETLB, -1},
-	{"dp", MAPPING_DROPPABLE, -1},
-	{"ss", MAPPING_SHADOW_STACK, -1},
-	{"um", MAPPING_USERFAULT, -1},
-	{"uw", MAPPING_USERFAULT, -1},
-	{"ui", MAPPING_USERFAULT, -1},
-	{"rr", 0, MADV_RANDOM},
-	{"sr", 0, MADV_SEQUENTIAL},
-	{"dc", 0, MADV_DONTFORK},
-	{"mg", 0, MADV_MERGEABLE},
-	{"hg", 0, MADV_HUGEPAGE},
-	{"nh", 0, MADV_NOHUGEPAGE},
-	{"dd", 0, MADV_DONTDUMP},
+	{"mw", MAPPING_MAY_WRITE, -1},     {"gd", MAPPING_GROWS_DOWN, -1},   {"lo", MAPPING_LOCKED, -1},
+	{"lf", MAPPING_LOCK_ON_FAULT, -1}, {"io", MAPPING_IO, -1},           {"pf", MAPPING_PFN, -1},
+	{"sl", MAPPING_SEALED, -1},        {"nr", MAPPING_NO_RESERVE, -1},   {"ht", MAPPING_HUGETLB, -1},
+	{"dp", MAPPING_DROPPABLE, -1},     {"ss", MAPPING_SHADOW_STACK, -1}, {"um", MAPPING_USERFAULT, -1},
+	{"uw", MAPPING_USERFAULT, -1},     {"ui", MAPPING_USERFAULT, -1},    {"rr", 0, MADV_RANDOM},
+	{"sr", 0, MADV_SEQUENTIAL},        {"dc", 0, MADV_DONTFORK},         {"mg", 0, MADV_MERGEABLE},
+	{"hg", 0, MADV_HUGEPAGE},          {"nh", 0, MADV_NOHUGEPAGE},       {"dd", 0, MADV_DONTDUMP},
 	{"wf", 0, MADV_WIPEONFORK},
 };
 
@@ -98,8 +84,8 @@ static char *parse_header(char *at, struct mapping *mapping)
 	at++;
 	if (line_end - at < 5)
 		return NULL;
-	mapping->protection = (at[0] == 'r' ? PROT_READ : 0) | (at[1] == 'w' ? PROT_WRITE : 0) |
-			      (at[2] == 'x' ? PROT_EXEC : 0);
+	mapping->protection =
+		(at[0] == 'r' ? PROT_READ : 0) | (at[1] == 'w' ? PROT_WRITE : 0) | (at[2] == 'x' ? PROT_EXEC : 0);
 	mapping->shared = at[3] == 's';
 	at += 5;
 	mapping->offset = parse_hex(&at);

@@ -56,7 +56,7 @@ int proc_read_stat(int proc_dirfd, const char *path, struct proc_stat *ret_stat)
 	stat.state = close[2];
 	if (parse_fields(close + 3, values, FIELD_COUNT) < 0)
 		return -EPROTO;
-#define FIELD(number) values[(number) - FIRST_FIELD]
+#define FIELD(number) values[(number)-FIRST_FIELD]
 	stat.ppid = FIELD(4);
 	stat.pgrp = FIELD(5);
 	stat.session = FIELD(6);

@@ -10,14 +10,14 @@
 struct proc_stat {
 	pid_t pid, ppid, pgrp, session;
 	char comm[65];
-	char state;          /* R S D T t Z X … */
-	uint32_t flags;      /* PF_* of the kernel */
+	char state;     /* R S D T t Z X … */
+	uint32_t flags; /* PF_* of the kernel */
 	uint32_t thread_count;
 	uint64_t start_time; /* clock ticks since boot */
 	uint64_t start_code, end_code, start_stack;
 	uint64_t start_data, end_data, start_brk;
 	uint64_t arg_start, arg_end, env_start, env_end;
-	int exit_code;       /* wait status */
+	int exit_code; /* wait status */
 };
 
 /* Opens /proc/PID. Returns a descriptor or -errno (-ESRCH if there is no such process). */

@@ -25,7 +25,7 @@ struct fd_kind;
 struct injection; /* inject/injection.h: what criu has placed inside one task */
 struct thread_status;
 struct seccomp_filters; /* kinds/task/seccomp.c */
-struct memory_map; /* kinds/mem: the mappings of one task */
+struct memory_map;      /* kinds/mem: the mappings of one task */
 
 /* task_core_entry.task_state */
 enum task_state { TASK_STATE_ALIVE = 1, TASK_STATE_DEAD = 2, TASK_STATE_STOPPED = 3 };
@@ -34,8 +34,8 @@ struct dump_thread {
 	pid_t tid;
 	struct dump_task *task;
 	bool seized;
-	int stop_signal;     /* of the group stop it was found in; 0 = it was running */
-	CoreEntry *core;     /* what the images will say; filled by the task kinds */
+	int stop_signal;                    /* of the group stop it was found in; 0 = it was running */
+	CoreEntry *core;                    /* what the images will say; filled by the task kinds */
 	const struct thread_status *status; /* kinds/task/thread_status.h; NULL = not read yet */
 };
 
@@ -52,16 +52,16 @@ struct dump_task {
 	struct dump_task *parent;   /* NULL for the root */
 	char comm[32];
 	enum task_state state;
-	int exit_code;           /* wait status of a dead task */
-	uint64_t start_time;     /* clock ticks since boot */
+	int exit_code;       /* wait status of a dead task */
+	uint64_t start_time; /* clock ticks since boot */
 	int pidfd;
-	int proc_dirfd;          /* /proc/PID */
+	int proc_dirfd;              /* /proc/PID */
 	struct dump_thread *threads; /* [0] is the leader; a dead task has none */
 	size_t thread_count;
-	struct dump_fd *fds;     /* ascending numbers */
+	struct dump_fd *fds; /* ascending numbers */
 	size_t fd_count;
 	uint32_t vm_id, files_id, fs_id, sighand_id; /* equal ids = shared between tasks */
-	CoreEntry *core;         /* the leader's, also of a dead task */
+	CoreEntry *core;                             /* the leader's, also of a dead task */
 	FsEntry *fs;
 	MmEntry *mm;
 	struct memory_map *memory;
@@ -70,15 +70,15 @@ struct dump_task {
 
 /* One open file description of the tree. */
 struct dump_file {
-	uint32_t id;             /* its id in files.img */
+	uint32_t id; /* its id in files.img */
 	const struct fd_kind *kind;
-	FileEntry *entry;        /* what will be written; parts live in dump->arena */
-	struct dump_task *task;  /* a task that has it … */
-	int number;              /* … under this number; -1 = not in a descriptor table (mapped file, cwd) */
+	FileEntry *entry;       /* what will be written; parts live in dump->arena */
+	struct dump_task *task; /* a task that has it … */
+	int number;             /* … under this number; -1 = not in a descriptor table (mapped file, cwd) */
 	struct stat stat;
 	int flags;
 	uint64_t position;
-	int kept_fd;             /* our own descriptor, for files that no table holds; -1 = none */
+	int kept_fd; /* our own descriptor, for files that no table holds; -1 = none */
 };
 
 struct dump {
@@ -91,19 +91,19 @@ struct dump {
 	struct dump_file **files; /* files[i]->id == i + 1 */
 	size_t file_count, file_capacity;
 	struct known_files *mapped_files; /* look-ups of mapped files (kinds/mem/file.c) */
-	struct file_index *file_index; /* finds the open file description of a descriptor (dump/files.c) */
-	void **kind_states;       /* one pointer per row of fd_kinds, owned by the kind */
-	struct seccomp_filters *seccomp; /* NULL = no task has one */
-	unsigned online_processors; /* of this machine; 0 = not asked yet */
-	uint64_t *own_namespaces; /* of criu (kinds/task/unsupported_state.c); NULL = not asked yet */
+	struct file_index *file_index;    /* finds the open file description of a descriptor (dump/files.c) */
+	void **kind_states;               /* one pointer per row of fd_kinds, owned by the kind */
+	struct seccomp_filters *seccomp;  /* NULL = no task has one */
+	unsigned online_processors;       /* of this machine; 0 = not asked yet */
+	uint64_t *own_namespaces;         /* of criu (kinds/task/unsupported_state.c); NULL = not asked yet */
 	DumpStatsEntry stats;
-	char run_id[37];          /* inventory_entry.dump_criu_run_id */
-	uint32_t last_pages_id;   /* of the last pages-<id>.img */
-	uint32_t next_object_id;  /* for ids that only the images know (ghost files, memfd inodes …) */
-	bool files_released;      /* the kinds have undone what they changed outside */
-	bool network_locked;      /* some connection is locked: thaw and failure must unlock */
-	bool only_explain;        /* nothing is written; blockers are reported through options->blocker */
-	size_t blocker_count;     /* that were reported */
+	char run_id[37];         /* inventory_entry.dump_criu_run_id */
+	uint32_t last_pages_id;  /* of the last pages-<id>.img */
+	uint32_t next_object_id; /* for ids that only the images know (ghost files, memfd inodes …) */
+	bool files_released;     /* the kinds have undone what they changed outside */
+	bool network_locked;     /* some connection is locked: thaw and failure must unlock */
+	bool only_explain;       /* nothing is written; blockers are reported through options->blocker */
+	size_t blocker_count;    /* that were reported */
 };
 
 /* "task 41 (redis-server)" for failures. Returns a string in the arena. */

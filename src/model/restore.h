@@ -47,7 +47,7 @@ struct restore_file {
 };
 
 struct restore_task {
-	size_t index;              /* in restore->tasks */
+	size_t index; /* in restore->tasks */
 	pid_t pid, ppid, pgid, sid;
 	struct restore_task *parent; /* NULL for the root and for helpers' children that are adopted later */
 	int state;                   /* enum task_state of model/dump.h */
@@ -60,7 +60,7 @@ struct restore_task {
 	const FsEntry *fs;
 	struct restore_fd *fds; /* ascending numbers */
 	size_t fd_count;
-	struct restore_memory *memory; /* restore/memory.h */
+	struct restore_memory *memory;  /* restore/memory.h */
 	struct stage *stage;            /* restore/stage.h; NULL for a dead task */
 	uint32_t first_notice;          /* id of the leader's notice, its threads follow */
 	struct restore_tree_node *node; /* how the process comes to be (restore/tree.h) */
@@ -76,20 +76,20 @@ struct restore {
 	size_t task_count;
 	struct restore_file **files; /* ascending ids */
 	size_t file_count;
-	void **kind_states;          /* one pointer per row of fd_kinds, owned by the kind */
+	void **kind_states;                /* one pointer per row of fd_kinds, owned by the kind */
 	struct restored_locks *file_locks; /* kinds/fd/file_lock.c; NULL = there are none */
 	struct restore_shared *shared;
 	uint64_t stage_address, stage_end; /* addresses that no task uses (restore/memory_read.c) */
-	struct restore_task *self;   /* NULL in criu itself */
-	int *offered;                /* descriptors of this process that wait to be taken (restore_offer) */
+	struct restore_task *self;         /* NULL in criu itself */
+	int *offered;                      /* descriptors of this process that wait to be taken (restore_offer) */
 	size_t offered_count, offered_capacity;
 	struct restore_task *fork_origin; /* the task whose memory this process inherited */
-	int pages_fd;                /* the pages file in use; -1 = none */
+	int pages_fd;                     /* the pages file in use; -1 = none */
 	uint32_t pages_fd_id;
-	size_t seccomp_bytes;        /* room that the filters of the images need in a thread's last program */
-	int *notify_fd_in_task;      /* by index of the task, for closing it last */
-	int notify_fd;               /* where the interpreter reports to; a number no task uses */
-	SeccompEntry *seccomp;       /* NULL = not read, no task needs it */
+	size_t seccomp_bytes;   /* room that the filters of the images need in a thread's last program */
+	int *notify_fd_in_task; /* by index of the task, for closing it last */
+	int notify_fd;          /* where the interpreter reports to; a number no task uses */
+	SeccompEntry *seccomp;  /* NULL = not read, no task needs it */
 	RestoreStatsEntry stats;
 };
 
@@ -118,7 +118,8 @@ int restore_park(struct restore *restore, int *fd);
 int restore_offer(struct restore *restore, uint32_t id, int fd);
 /* Waits for the offer for file @id and takes a descriptor of the same open file. Returns 0 or a failure. */
 int restore_take_offer(struct restore *restore, uint32_t id, int *ret_fd);
-/* Waits until file @id (lower than the one being opened, or any in `connect`/`finish`) is open and takes a descriptor of it. */
+/* Waits until file @id (lower than the one being opened, or any in `connect`/`finish`) is open and takes a descriptor
+ * of it. */
 int restore_take_file(struct restore *restore, uint32_t id, int *ret_fd);
 /* Waits like restore_take_file() and gives "/proc/PID/fd/N", to reopen pipes with other flags. */
 int restore_file_path(struct restore *restore, uint32_t id, char *path, size_t size);
@@ -127,6 +128,14 @@ int restore_file_path(struct restore *restore, uint32_t id, char *path, size_t s
  * calls, of any task, take a copy, and so do restore_take_file() and restore_file_path(). The caller owns *ret_fd.
  */
 int restore_open_unowned(struct restore *restore, uint32_t id, int *ret_fd);
+/* Copies pages of @task at @address from the images; all must be there. Returns 0 or a failure. */
+int restore_read_pages(struct restore *restore, const struct restore_task *task, uint64_t address, void *buffer,
+		       size_t bytes);
+/*
+ * A range of at least @bytes that no task of the tree and no mapping of criu's uses; each call gives another one.
+ * Returns its address, 0 if there is none.
+ */
+uint64_t restore_stage_address(struct restore *restore, uint64_t bytes);
 /* A lock over all tasks of the restore, for steps that must not overlap (a name bound for a moment). */
 void restore_lock(struct restore *restore);
 void restore_unlock(struct restore *restore);

@@ -138,7 +138,7 @@ static int map_vma(struct restore *restore, size_t index, struct open_file *file
 	}
 	void *address = mmap((void *)vma->start, bytes, protection, flags | MAP_FIXED_NOREPLACE, fd, vma->pgoff);
 	if (address == MAP_FAILED && errno == EEXIST) {
-		uint64_t stage = memory_stage_address(restore, bytes);
+		uint64_t stage = restore_stage_address(restore, bytes);
 		if (!stage)
 			return fail(&restore->failure, ENOMEM, "restore-map", NULL, NULL, "no free addresses are left");
 		address = mmap((void *)stage, bytes, protection, flags | MAP_FIXED_NOREPLACE, fd, vma->pgoff);

@@ -16,9 +16,9 @@ struct page_place {
 struct restore_memory {
 	struct page_place *places; /* ascending addresses */
 	size_t place_count, place_capacity;
-	bool has_huge;             /* some place is */
-	uint64_t *placed;          /* by index of the vma: where it is now; its own address or a staging one */
-	bool *inherited;           /* by index of the vma: it came with the fork */
+	bool has_huge;    /* some place is */
+	uint64_t *placed; /* by index of the vma: where it is now; its own address or a staging one */
+	bool *inherited;  /* by index of the vma: it came with the fork */
 };
 
 /* Reads and checks the page images of all tasks and finds room for staging. In criu. Returns 0 or a failure. */
@@ -31,8 +31,3 @@ int memory_restore_shared(struct restore *restore);
 int memory_finish(struct restore *restore);
 /* Loads pages of the vma, that is mapped writable at memory->placed; only what differs from @base (may be NULL). */
 int pages_load(struct restore *restore, size_t vma_index, const struct restore_memory *base);
-/* Copies pages of @task at @address from the images; all must be there. Returns 0 or a failure. */
-int memory_read_pages(struct restore *restore, const struct restore_task *task, uint64_t address, void *buffer,
-		      size_t bytes);
-/* A range of @bytes that no task of the tree and no mapping of criu's uses; each call gives another one. */
-uint64_t memory_stage_address(struct restore *restore, uint64_t bytes);

@@ -255,7 +255,7 @@ static int find_stage(struct restore *restore)
 	return 0;
 }
 
-uint64_t memory_stage_address(struct restore *restore, uint64_t bytes)
+uint64_t restore_stage_address(struct restore *restore, uint64_t bytes)
 {
 	uint64_t address = restore->stage_address;
 

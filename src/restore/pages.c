@@ -275,8 +275,8 @@ int pages_load(struct restore *restore, size_t vma_index, const struct restore_m
 	return error;
 }
 
-int memory_read_pages(struct restore *restore, const struct restore_task *task, uint64_t address, void *buffer,
-		      size_t bytes)
+int restore_read_pages(struct restore *restore, const struct restore_task *task, uint64_t address, void *buffer,
+		       size_t bytes)
 {
 	size_t index = first_place(task->memory, address);
 	uint64_t expected = address, end = address + bytes;

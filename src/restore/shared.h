@@ -40,7 +40,7 @@ struct restore_shared {
 		_Atomic uint32_t arrived;
 		uint32_t expected;
 	} barriers[BARRIER_COUNT];
-	_Atomic uint32_t *born; /* by index of the task: 1 = the process exists and is ours */
+	_Atomic uint32_t *born;                       /* by index of the task: 1 = the process exists and is ours */
 	struct shared_slot *slots[SHARED_SLOT_KINDS]; /* by restore_file.slot */
 };
 

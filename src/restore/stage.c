@@ -62,7 +62,7 @@ static int plan_task(struct restore *restore, struct restore_task *task)
 		at += slot->data_bytes;
 	}
 	stage->bytes = (at + PAGE_BYTES - 1) & ~(uint64_t)(PAGE_BYTES - 1);
-	stage->address = memory_stage_address(restore, stage->bytes);
+	stage->address = restore_stage_address(restore, stage->bytes);
 	if (!stage->address)
 		return fail(&restore->failure, ENOMEM, "restore-stage", NULL, NULL, "no free addresses are left");
 	stage->code = stage->address;

@@ -19,7 +19,7 @@ struct stage_slot {
 /* The layout, known to criu and to the task from the images alone. */
 struct stage {
 	uint64_t address, bytes;
-	uint64_t code, notify; /* inside */
+	uint64_t code, notify;    /* inside */
 	struct stage_slot *slots; /* by index of the thread */
 };
 

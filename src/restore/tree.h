@@ -8,14 +8,14 @@
  * One process to make: a task, or a helper that exists only so that sessions, groups and parents come out right.
  */
 struct restore_tree_node {
-	pid_t pid;                        /* 0: any */
-	struct restore_task *task;        /* NULL for a helper */
+	pid_t pid;                 /* 0: any */
+	struct restore_task *task; /* NULL for a helper */
 	struct restore_tree_node **children;
 	size_t child_count, child_capacity;
-	bool before_session;              /* forked before its creator calls setsid() */
-	bool makes_session;               /* calls setsid() itself */
-	bool adopted;                     /* its creator ends, and a subreaper becomes its parent */
-	bool ends_after_fork;             /* a helper whose only work is to fork */
+	bool before_session;  /* forked before its creator calls setsid() */
+	bool makes_session;   /* calls setsid() itself */
+	bool adopted;         /* its creator ends, and a subreaper becomes its parent */
+	bool ends_after_fork; /* a helper whose only work is to fork */
 };
 
 /* Plans who forks whom. Pure: looks at pids, sessions and subreapers only. Returns 0 or a failure. */

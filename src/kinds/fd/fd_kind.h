@@ -11,14 +11,14 @@
 /* A descriptor of the target, as the frame of the dump found it. */
 struct target_fd {
 	struct dump_task *task;
-	int number;          /* in the task's table; -1 when it was in flight in a queue */
-	int fd;              /* our own descriptor for the same open file; lives only during the call */
+	int number; /* in the task's table; -1 when it was in flight in a queue */
+	int fd;     /* our own descriptor for the same open file; lives only during the call */
 	struct stat stat;
-	int flags;           /* F_GETFL, without FD_CLOEXEC */
-	uint64_t position;   /* lseek(SEEK_CUR), 0 where it cannot seek */
-	const char *link;    /* what /proc/PID/fd/N says: a path, "socket:[1]", "anon_inode:[eventpoll]" */
+	int flags;              /* F_GETFL, without FD_CLOEXEC */
+	uint64_t position;      /* lseek(SEEK_CUR), 0 where it cannot seek */
+	const char *link;       /* what /proc/PID/fd/N says: a path, "socket:[1]", "anon_inode:[eventpoll]" */
 	struct dump_file *file; /* its id is given */
-	FownEntry *fown;     /* F_GETOWN_EX, F_GETSIG, F_GETOWNER_UIDS */
+	FownEntry *fown;        /* F_GETOWN_EX, F_GETSIG, F_GETOWNER_UIDS */
 };
 
 struct fd_kind {

@@ -24,7 +24,7 @@ struct memory_map {
 	struct mappings mappings;
 	struct page_run *runs;
 	size_t run_count, run_capacity;
-	uint32_t pages_id;         /* pages-<id>.img */
+	uint32_t pages_id; /* pages-<id>.img */
 };
 
 /* Reads the mappings of a task; refuses (or reports) those that cannot be dumped. Fills task->mm->vmas later. */

@@ -21,7 +21,6 @@
 
 #include "base/fd.h"
 #include "kinds/mem/mem_kind.h"
-#include "restore/memory.h"
 
 enum { PAGE_BYTES = 4096 };
 
@@ -76,7 +75,7 @@ static int read_image_code(struct restore *restore, const VmaEntry *code, char *
 {
 	size_t bytes = code->end - code->start;
 	_cleanup_free_ char *content = xcalloc(1, bytes);
-	int error = memory_read_pages(restore, restore->self, code->start, content, bytes);
+	int error = restore_read_pages(restore, restore->self, code->start, content, bytes);
 
 	if (!error)
 		*ret_content = TAKE_POINTER(content);
@@ -214,7 +213,7 @@ int vdso_plan_leave(struct restore *restore, const struct mappings *own, struct 
 	if (!find_own(own, &block))
 		return fail(&restore->failure, EOPNOTSUPP, "vdso-missing", "vDSO", "boot without vdso=0",
 			    "the task has one and this kernel gives none");
-	uint64_t waiting = memory_stage_address(restore, block.end - block.start);
+	uint64_t waiting = restore_stage_address(restore, block.end - block.start);
 	if (!waiting)
 		return fail(&restore->failure, ENOMEM, "restore-stage", NULL, NULL, "no free addresses are left");
 	plan_move(&block, block.start, waiting, program);

@@ -31,8 +31,16 @@ enum {
 	TLS_ENTRIES = 3,
 };
 
-enum xstate_component { COMPONENT_YMM = 2, COMPONENT_BNDREG, COMPONENT_BNDCSR, COMPONENT_OPMASK, COMPONENT_ZMM_UPPER,
-	COMPONENT_HI16_ZMM, COMPONENT_PKRU = 9, COMPONENT_COUNT_WITH_FIELD };
+enum xstate_component {
+	COMPONENT_YMM = 2,
+	COMPONENT_BNDREG,
+	COMPONENT_BNDCSR,
+	COMPONENT_OPMASK,
+	COMPONENT_ZMM_UPPER,
+	COMPONENT_HI16_ZMM,
+	COMPONENT_PKRU = 9,
+	COMPONENT_COUNT_WITH_FIELD
+};
 
 #define COMPONENTS_WITH_FIELDS 0x2ffULL /* x87, SSE and those above, without the unused number 8 */
 
@@ -55,12 +63,18 @@ struct component_field {
 	size_t value_bytes, values;
 };
 
-#define FIELD(number, member, type, count)                                                                             \
-	{number, offsetof(UserX86XsaveEntry, n_##member), offsetof(UserX86XsaveEntry, member), sizeof(type), count}
+#define FIELD(number, member, type, count)                                                                          \
+	{                                                                                                           \
+		number, offsetof(UserX86XsaveEntry, n_##member), offsetof(UserX86XsaveEntry, member), sizeof(type), \
+			count                                                                                       \
+	}
 static const struct component_field component_fields[] = {
-	FIELD(COMPONENT_YMM, ymmh_space, uint32_t, 64),       FIELD(COMPONENT_BNDREG, bndreg_state, uint64_t, 8),
-	FIELD(COMPONENT_BNDCSR, bndcsr_state, uint64_t, 8),   FIELD(COMPONENT_OPMASK, opmask_reg, uint64_t, 8),
-	FIELD(COMPONENT_ZMM_UPPER, zmm_upper, uint64_t, 64),  FIELD(COMPONENT_HI16_ZMM, hi16_zmm, uint64_t, 128),
+	FIELD(COMPONENT_YMM, ymmh_space, uint32_t, 64),
+	FIELD(COMPONENT_BNDREG, bndreg_state, uint64_t, 8),
+	FIELD(COMPONENT_BNDCSR, bndcsr_state, uint64_t, 8),
+	FIELD(COMPONENT_OPMASK, opmask_reg, uint64_t, 8),
+	FIELD(COMPONENT_ZMM_UPPER, zmm_upper, uint64_t, 64),
+	FIELD(COMPONENT_HI16_ZMM, hi16_zmm, uint64_t, 128),
 	FIELD(COMPONENT_PKRU, pkru, uint32_t, 2),
 };
 #undef FIELD
@@ -140,11 +154,11 @@ static void dump_tls(struct dump *dump, ThreadInfoX86 *info)
 }
 
 /* Fields that the image and struct user_regs_struct both have. */
-#define FOR_EACH_REGISTER(apply)                                                                                       \
-	apply(r15) apply(r14) apply(r13) apply(r12) apply(r11) apply(r10) apply(r9) apply(r8) apply(cs) apply(ss)      \
+#define FOR_EACH_REGISTER(apply)                                                                                  \
+	apply(r15) apply(r14) apply(r13) apply(r12) apply(r11) apply(r10) apply(r9) apply(r8) apply(cs) apply(ss) \
 		apply(ds) apply(es) apply(fs) apply(gs) apply(fs_base) apply(gs_base)
-#define FOR_EACH_RENAMED_REGISTER(apply)                                                                               \
-	apply(bp, rbp) apply(bx, rbx) apply(ax, rax) apply(cx, rcx) apply(dx, rdx) apply(si, rsi) apply(di, rdi)       \
+#define FOR_EACH_RENAMED_REGISTER(apply)                                                                         \
+	apply(bp, rbp) apply(bx, rbx) apply(ax, rax) apply(cx, rcx) apply(dx, rdx) apply(si, rsi) apply(di, rdi) \
 		apply(orig_ax, orig_rax) apply(ip, rip) apply(flags, eflags) apply(sp, rsp)
 
 static UserX86RegsEntry *dump_registers(struct dump *dump, const struct user_regs_struct *regs)
@@ -263,8 +277,8 @@ int registers_check(struct restore *restore, const CoreEntry *core)
 
 	if (core->mtype != CORE_ENTRY__MARCH__X86_64)
 		return fail(&restore->failure, EOPNOTSUPP, "image-architecture", NULL,
-			    "restore it on a machine of its own architecture", "it was dumped on another architecture (%d)",
-			    core->mtype);
+			    "restore it on a machine of its own architecture",
+			    "it was dumped on another architecture (%d)", core->mtype);
 	if (!info || !info->gpregs || !info->fpregs)
 		return fail(&restore->failure, EINVAL, "image-missing", NULL, NULL, "it has no registers");
 	if (info->gpregs->has_mode && info->gpregs->mode != USER_X86_REGS_MODE__NATIVE)

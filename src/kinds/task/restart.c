@@ -109,7 +109,9 @@ static bool is_private_result(int64_t result)
 void restart_context(const CoreEntry *core, const int64_t *armed_result, struct thread_context *context)
 {
 	const ThreadCoreEntry *thread = core->thread_core;
-	int64_t result = armed_result ? *armed_result : thread && thread->has_restart_result ? thread->restart_result : 0;
+	int64_t result = armed_result                           ? *armed_result
+			 : thread && thread->has_restart_result ? thread->restart_result
+								: 0;
 
 	if (armed_result || is_private_result(result)) {
 		context->regs.rip += INSTRUCTION_BYTES;

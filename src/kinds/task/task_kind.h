@@ -38,8 +38,8 @@ struct task_kind {
 	int (*enter)(struct restore *restore, const struct restore_task *task);
 	/* The last program of the task's leader, and that of each thread (the leader's thread part runs too). */
 	int (*plan)(struct restore *restore, const struct restore_task *task, struct program *program);
-	int (*plan_thread)(struct restore *restore, const struct restore_task *task, const CoreEntry *thread,
-			   pid_t tid, struct program *program);
+	int (*plan_thread)(struct restore *restore, const struct restore_task *task, const CoreEntry *thread, pid_t tid,
+			   struct program *program);
 	/*
 	 * A second, final program of the leader, run when the whole tree is built (every thread exists, dead and
 	 * stopped tasks are dead and stopped): pending signals, timers that must not run earlier.
