@@ -19,7 +19,7 @@
 static struct pty {
 	int master, slave;
 	char name[64];
-} plain, raw, packet;
+} plain, raw, packet, again;
 
 static void open_pair(struct pty *pty)
 {
@@ -65,6 +65,8 @@ int main(void)
 	MUST(close(closed_slave));
 	MUST(openpty(&hung_master, &hung_slave, NULL, NULL, NULL));
 	MUST(close(hung_master));
+	/* Most likely with the number of the one that is hung up. */
+	MUST(openpty(&again.master, &again.slave, again.name, NULL, NULL));
 	never = MUST(posix_openpt(O_RDWR | O_NOCTTY));
 	MUST(ioctl(plain.master, TIOCSWINSZ, &size));
 	MUST(tcgetattr(plain.slave, &settings));
@@ -117,6 +119,7 @@ int main(void)
 		CHECK(read(closed_master, name, 1) == -1 && errno == EIO, "a master whose slave is closed");
 		CHECK(read(hung_slave, name, 1) == 0, "a slave whose master is closed");
 		CHECK(tcgetattr(hung_slave, &now) == -1 && errno == EIO);
+		CHECK(!ttyname_r(again.slave, name, sizeof(name)) && !strcmp(name, again.name), "%s", name);
 		CHECK(!(poll(&(struct pollfd){.fd = never}, 1, 0)), "a slave that was never opened");
 		harness_report();
 	}

@@ -116,8 +116,12 @@ static int identify(const struct target_fd *target, TtyType *ret_type, uint32_t 
 			return -errno;
 		*ret_id = 2 * index + 1;
 	} else if (is_pty_slave(device)) {
+		struct termios settings;
 		index = minor(device);
 		*ret_id = 2 * index;
+		/* Its master is gone, and its number may be another pty's by now. */
+		if (ioctl(target->fd, TCGETS, &settings) < 0 && errno == EIO)
+			*ret_id = TTY_ID_HUNG_UP | target->file->id << 1;
 	} else if (device == makedev(TTY_AUX_MAJOR, 0)) {
 		if (ioctl(target->fd, TIOCGDEV, &real) < 0)
 			return -errno;
@@ -140,7 +144,8 @@ static dev_t real_device(const struct target_fd *target)
 {
 	unsigned int real;
 
-	return ioctl(target->fd, TIOCGDEV, &real) < 0 ? target->stat.st_rdev : real;
+	/* A hung up one acts on nothing. */
+	return ioctl(target->fd, TIOCGDEV, &real) < 0 ? 0 : real;
 }
 
 static int describe(struct dump *dump, const struct target_fd *target, struct dumped_tty *tty, int index)

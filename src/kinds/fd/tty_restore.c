@@ -84,6 +84,12 @@ static bool is_master(const TtyInfoEntry *info)
 	return info->rdev == (TTY_AUX_MAJOR << 8 | PTMX_MINOR);
 }
 
+/* A slave whose master was closed: any pty can be made one. */
+static bool is_hung_up(const TtyInfoEntry *info)
+{
+	return info->type == TTY_TYPE__PTY && !is_master(info) && !info->termios;
+}
+
 static int add_pty(struct restore *restore, struct tty_restore *state, const TtyInfoEntry *info)
 {
 	struct restored_pty *pty = info->pty ? find_pty(state, info->pty->index) : NULL;
@@ -120,7 +126,7 @@ static int read_infos(struct restore *restore, struct tty_restore *state)
 	}
 	image_close(&image);
 	for (size_t i = 0; i < state->info_count && !ret; i++)
-		if (state->infos[i]->type == TTY_TYPE__PTY)
+		if (state->infos[i]->type == TTY_TYPE__PTY && !is_hung_up(state->infos[i]))
 			ret = add_pty(restore, state, state->infos[i]);
 	return ret;
 }
@@ -165,7 +171,7 @@ static int add_file(struct restore *restore, struct tty_restore *state, struct r
 			    "files.img: file %u is a terminal that tty-info.img does not know, or has no path",
 			    file->id);
 	file->kind_data = (void *)info;
-	if (info->type != TTY_TYPE__PTY)
+	if (info->type != TTY_TYPE__PTY || is_hung_up(info))
 		return 0;
 	pty = find_pty(state, info->pty->index);
 	if (is_master(info) && pty->master_file)
@@ -190,7 +196,7 @@ static int plan_pty(struct restore *restore, struct tty_restore *state, struct r
 		return 0;
 	if (pty->master_file && task && task->sid == task->pid && task->state != TASK_STATE_DEAD)
 		pty->leader = task;
-	pty->external = !pty->master_file && pty->slave->termios;
+	pty->external = !pty->master_file;
 	if (!pty->external)
 		return 0;
 	if (!restore->options->shell_job)
@@ -241,16 +247,10 @@ int tty_prepare(struct restore *restore)
 
 static int open_multiplexer(struct restore *restore, const struct restored_pty *pty, int *ret_fd)
 {
-	int flags = O_RDWR | O_NOCTTY | O_CLOEXEC;
+	const TtyFileEntry *entry = pty->master_file->entry->tty;
 
-	if (pty->master_file)
-		return regular_open(restore, pty->master_file->entry->tty->regf_id,
-				    flags | (pty->master_file->entry->tty->flags & OPEN_FLAGS), ret_fd);
-	int fd = open("/dev/ptmx", flags);
-	if (fd < 0)
-		return fail_errno(&restore->failure, errno, "tty-open", "/dev/ptmx", NULL, "cannot make a terminal");
-	*ret_fd = fd;
-	return 0;
+	return regular_open(restore, entry->regf_id, O_RDWR | O_NOCTTY | O_CLOEXEC | (entry->flags & OPEN_FLAGS),
+			    ret_fd);
 }
 
 /* The next pty that the kernel gives, which is the lowest free number. */
@@ -446,6 +446,20 @@ static int open_external(struct restore *restore, uint32_t flags, int *ret_fd)
 	return 0;
 }
 
+static int open_hung_up(struct restore *restore, uint32_t flags, int *ret_fd)
+{
+	_cleanup_fd_ int master = open("/dev/ptmx", O_RDWR | O_NOCTTY | O_CLOEXEC);
+	int unlocked = 0, slave = -1;
+
+	if (master >= 0 && !ioctl(master, TIOCSPTLCK, &unlocked))
+		slave = ioctl(master, TIOCGPTPEER, (flags & OPEN_FLAGS) | O_NOCTTY);
+	if (slave < 0)
+		return fail_errno(&restore->failure, errno, "tty-open", "/dev/ptmx", NULL,
+				  "cannot make a terminal that is hung up");
+	*ret_fd = slave;
+	return 0;
+}
+
 static int open_pty(struct restore *restore, struct restore_file *file, const struct restored_pty *pty, int *ret_fd)
 {
 	if (pty->external)
@@ -461,6 +475,8 @@ int tty_open(struct restore *restore, struct restore_file *file, int *ret_fd)
 	uint32_t flags = file->entry->tty->flags;
 	int ret;
 
+	if (is_hung_up(info))
+		return open_hung_up(restore, flags, ret_fd);
 	if (info->type == TTY_TYPE__PTY)
 		return open_pty(restore, file, find_pty(tty_state(restore), info->pty->index), ret_fd);
 	ret = regular_open(restore, file->entry->tty->regf_id, (flags & OPEN_FLAGS) | O_NONBLOCK | O_NOCTTY | O_CLOEXEC,
@@ -529,8 +545,9 @@ static int finish_master(struct restore *restore, const struct restored_pty *pty
 int tty_finish(struct restore *restore, struct restore_file *file, int fd)
 {
 	const TtyInfoEntry *info = file->kind_data;
-	const struct restored_pty *pty =
-		info->type == TTY_TYPE__PTY ? find_pty(tty_state(restore), info->pty->index) : NULL;
+	const struct restored_pty *pty = info->type == TTY_TYPE__PTY && !is_hung_up(info)
+						 ? find_pty(tty_state(restore), info->pty->index)
+						 : NULL;
 
 	if (!pty || pty->external)
 		return 0;

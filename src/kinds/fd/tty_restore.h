@@ -8,7 +8,8 @@
 #define PTMX_MINOR 2
 #define PTY_SLAVE_MAJOR 136
 
-/* Ids in tty-info.img of what is no pty: above all ids of ptys. */
+/* Ids in tty-info.img of what is no living pty: above all ids of those. */
+#define TTY_ID_HUNG_UP 0x20000000u
 #define TTY_ID_CONTROLLING 0x40000000u
 #define TTY_ID_DEVICE 0x80000000u
 
