@@ -399,6 +399,22 @@ static int run(struct dump *dump)
 	return error;
 }
 
+/* For engines that show figures; a dump does not fail over them. */
+static void write_stats(struct dump *dump)
+{
+	StatsEntry stats = STATS_ENTRY__INIT;
+	struct failure failure = {};
+	struct image *image;
+
+	stats.dump = &dump->stats;
+	if (!image_create_at(dump->options->work_dirfd, "stats-dump", &failure, IMAGE_STATS, &image)) {
+		image_write(image, &stats.base);
+		image_close(&image);
+	}
+	if (failure_is_set(&failure))
+		log_warn("cannot write stats-dump: %s", failure.cause);
+}
+
 int dump_run(const struct dump_options *options, struct failure *failure, DumpStatsEntry *ret_stats,
 	     size_t *ret_blockers)
 {
@@ -419,6 +435,8 @@ int dump_run(const struct dump_options *options, struct failure *failure, DumpSt
 		remove_scratch_directory(&dump, scratch);
 	else if (error < 0)
 		remove_new_images(dump.images_dirfd, &before);
+	if (!error && !options->explain)
+		write_stats(&dump);
 	*failure = dump.failure;
 	*ret_stats = dump.stats;
 	*ret_blockers = dump.blocker_count;
