@@ -8,6 +8,10 @@
  * A connection with both ends in the tree needs no lock: neither program can send, and reading the sending side of
  * both ends before the receiving side of either makes a pair that fits (tcp_stream.h).
  *
+ * While its queues are read, a socket is in repair mode for some microseconds, and a program that writes meanwhile
+ * gets an error. So a child process of criu reads them: when criu is killed and the tree runs again, the child ends
+ * the mode of its current socket and stops.
+ *
  * What becomes of the lock: the tree runs on: removed. It stays stopped: the lock stays until `criu kill`, `resume` or
  * a restore here. It is killed: the sockets are put into repair mode so that closing them says nothing to the peer,
  * and the lock stays for the time that a peer would wait anyway, so that its packets meet no reset before a restore
@@ -20,7 +24,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
 #include <uthash.h>
 
 #include "base/fd.h"
@@ -53,6 +60,18 @@ struct tcp_dump {
 	size_t count, capacity;
 	struct tcp_dump_netns *netns;
 	size_t netns_count, netns_capacity;
+	pid_t criu; /* who waits for the reading child */
+};
+
+/* What the reading child tells, in memory that it shares with criu. */
+struct tcp_reading {
+	struct failure failure;
+	int ret;
+	struct {
+		uint32_t state;
+		bool has_shutdown;
+		SkShutdown shutdown;
+	} ends[];
 };
 
 /* For finding the other end. */
@@ -216,11 +235,14 @@ static int lock_netns(struct dump *dump, struct tcp_dump *state, size_t index)
 
 enum part { READ_SEND = 1, READ_RECEIVE = 2, READ_BOTH = 3 };
 
-static int read_connection(struct dump *dump, struct tcp_dump_connection *connection, enum part part)
+static int read_connection(struct dump *dump, struct tcp_dump *state, struct tcp_dump_connection *connection,
+			   enum part part)
 {
 	_cleanup_fd_ int fd = -1;
 	int ret = dump_file_get(dump, connection->file, &fd);
 
+	if (getppid() != state->criu)
+		_exit(1); /* criu was killed, the tree runs */
 	if (ret)
 		return ret;
 	if (!connection->stream)
@@ -270,24 +292,25 @@ static int dump_pairs(struct dump *dump, struct tcp_dump *state)
 
 	for (size_t i = 0; i < state->count && !ret; i++)
 		if (state->connections[i].inside)
-			ret = read_connection(dump, &state->connections[i], READ_SEND);
+			ret = read_connection(dump, state, &state->connections[i], READ_SEND);
 	for (size_t i = 0; i < state->count && !ret; i++)
 		if (state->connections[i].inside)
-			ret = read_connection(dump, &state->connections[i], READ_RECEIVE);
+			ret = read_connection(dump, state, &state->connections[i], READ_RECEIVE);
 	for (size_t i = 0; i < state->count && !ret; i++)
 		if (state->connections[i].inside)
 			ret = write_connection(dump, &state->connections[i]);
 	return ret;
 }
 
-static int dump_outside(struct dump *dump, struct tcp_dump_connection *connection)
+static int dump_outside(struct dump *dump, struct tcp_dump *state, struct tcp_dump_connection *connection)
 {
-	int ret = read_connection(dump, connection, READ_BOTH);
+	int ret = read_connection(dump, state, connection, READ_BOTH);
 
 	return ret ? ret : write_connection(dump, connection);
 }
 
-static int reread_stale(struct dump *dump, struct tcp_dump_connection *connection, bool *changed)
+static int reread_stale(struct dump *dump, struct tcp_dump *state, struct tcp_dump_connection *connection,
+			bool *changed)
 {
 	_cleanup_fd_ int fd = -1;
 	int ret = dump_file_get(dump, connection->file, &fd);
@@ -295,7 +318,7 @@ static int reread_stale(struct dump *dump, struct tcp_dump_connection *connectio
 	if (ret || !tcp_stream_is_stale(fd, connection->stream))
 		return ret;
 	*changed = true;
-	return dump_outside(dump, connection);
+	return dump_outside(dump, state, connection);
 }
 
 static int dump_all_outside(struct dump *dump, struct tcp_dump *state)
@@ -305,13 +328,64 @@ static int dump_all_outside(struct dump *dump, struct tcp_dump *state)
 
 	for (size_t i = 0; i < state->count && !ret; i++)
 		if (!state->connections[i].inside)
-			ret = dump_outside(dump, &state->connections[i]);
+			ret = dump_outside(dump, state, &state->connections[i]);
 	for (int round = 0; round < REREAD_MAX && changed && !ret; round++) {
 		changed = false;
 		for (size_t i = 0; i < state->count && !ret; i++)
 			if (!state->connections[i].inside)
-				ret = reread_stale(dump, &state->connections[i], &changed);
+				ret = reread_stale(dump, state, &state->connections[i], &changed);
 	}
+	return ret;
+}
+
+static void read_all(struct dump *dump, struct tcp_dump *state, struct tcp_reading *reading)
+{
+	reading->ret = dump_all_outside(dump, state);
+	if (!reading->ret)
+		reading->ret = dump_pairs(dump, state);
+	for (size_t i = 0; i < state->count; i++) {
+		reading->ends[i].state = state->connections[i].entry->state;
+		reading->ends[i].has_shutdown = state->connections[i].entry->has_shutdown;
+		reading->ends[i].shutdown = state->connections[i].entry->shutdown;
+	}
+	reading->failure = dump->failure;
+}
+
+static int take_results(struct dump *dump, struct tcp_dump *state, const struct tcp_reading *reading)
+{
+	if (reading->ret) {
+		dump->failure = reading->failure;
+		return reading->ret;
+	}
+	for (size_t i = 0; i < state->count; i++) {
+		state->connections[i].entry->state = reading->ends[i].state;
+		state->connections[i].entry->has_shutdown = reading->ends[i].has_shutdown;
+		state->connections[i].entry->shutdown = reading->ends[i].shutdown;
+	}
+	return 0;
+}
+
+static int read_in_child(struct dump *dump, struct tcp_dump *state)
+{
+	size_t size = sizeof(struct tcp_reading) + state->count * sizeof(((struct tcp_reading *)0)->ends[0]);
+	struct tcp_reading *reading = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	int status = 0, ret;
+	pid_t child;
+
+	if (reading == MAP_FAILED)
+		return fail_errno(&dump->failure, errno, "tcp-read", NULL, NULL, "no memory");
+	state->criu = getpid();
+	child = fork();
+	if (!child) {
+		read_all(dump, state, reading);
+		_exit(0);
+	}
+	if (child < 0 || waitpid(child, &status, 0) != child || status)
+		ret = fail_errno(&dump->failure, child < 0 ? errno : EIO, "tcp-read", NULL, NULL,
+				 "the process that reads the connections has failed");
+	else
+		ret = take_results(dump, state, reading);
+	munmap(reading, size);
 	return ret;
 }
 
@@ -328,8 +402,7 @@ int tcp_dump_finish(struct dump *dump, struct tcp_dump *state)
 		ret = lock_netns(dump, state, i);
 	if (ret || dump->only_explain)
 		return ret;
-	ret = dump_all_outside(dump, state);
-	return ret ? ret : dump_pairs(dump, state);
+	return state->count ? read_in_child(dump, state) : 0;
 }
 
 /* The last reference of a socket in repair mode goes without a packet. */

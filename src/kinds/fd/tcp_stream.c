@@ -43,6 +43,7 @@ enum tcp_option { OPTION_MSS = 2, OPTION_WINDOW_SCALE = 3, OPTION_SACK_PERMITTED
 #define QUEUE_CHUNK (64u << 10)  /* bytes of one write to a queue */
 #define QUEUE_CHUNK_MIN (2u << 10)
 #define DELIVERY_TIMEOUT_MS 2000
+#define READ_TRIES 1000 /* packets that were on the way inside this host arrive within microseconds */
 
 bool tcp_state_is_connected(enum tcp_state state)
 {
@@ -160,32 +161,35 @@ static int read_in_repair(struct failure *failure, int fd, struct tcp_stream *st
 	return ret;
 }
 
-/* The bytes at the end of a queue: @length of them, without taking any away. */
-static int peek_queue(struct failure *failure, int fd, uint32_t length, uint8_t **ret_data)
+/*
+ * A buffer for @length bytes of a queue, in memory already: repair mode is on while the send queue is copied. NULL for
+ * an empty queue.
+ */
+static int queue_buffer(struct failure *failure, uint32_t length, uint8_t **ret_data)
 {
 	size_t size = (size_t)length + QUEUE_SLACK;
-	uint8_t *data;
-	ssize_t count;
 
-	if (!length) {
-		free(*ret_data);
-		*ret_data = NULL;
-		return 0;
-	}
-	data = malloc(size);
-	if (!data)
-		return fail(failure, ENOMEM, "tcp-read", NULL, NULL, "no memory for %u queued bytes", length);
-	count = recv(fd, data, size, MSG_PEEK | MSG_DONTWAIT);
-	if (count < length) {
-		int error = count < 0 ? errno : ENODATA;
-
-		free(data);
-		return fail_errno(failure, error, "tcp-read", NULL, NULL,
-				  "a queue gives %zd bytes where %u are expected", count, length);
-	}
-	memmove(data, data + (count - length), length);
 	free(*ret_data);
-	*ret_data = data;
+	*ret_data = NULL;
+	if (!length)
+		return 0;
+	*ret_data = malloc(size);
+	if (!*ret_data)
+		return fail(failure, ENOMEM, "tcp-read", NULL, NULL, "no memory for %u queued bytes", length);
+	memset(*ret_data, 0, size);
+	return 0;
+}
+
+/* The bytes at the end of a queue: @length of them, without taking any away. @data is of queue_buffer(). */
+static int peek_queue(struct failure *failure, int fd, uint32_t length, uint8_t *data)
+{
+	ssize_t count = length ? recv(fd, data, (size_t)length + QUEUE_SLACK, MSG_PEEK | MSG_DONTWAIT) : 0;
+
+	if (count < length)
+		return fail_errno(failure, count < 0 ? errno : ENODATA, "tcp-read", NULL, NULL,
+				  "a queue gives %zd bytes where %u are expected", count, length);
+	if (length)
+		memmove(data, data + (count - length), length);
 	return 0;
 }
 
@@ -207,9 +211,9 @@ static int read_send_part(struct failure *failure, int fd, struct tcp_stream *st
 	uint32_t length, unsent;
 	int ret;
 
-	ret = tcp_state_read(fd, &stream->state);
-	if (!ret)
-		ret = queue_length(fd, SIOCOUTQ, &length);
+	ret = queue_length(fd, SIOCOUTQ, &length);
+	if (!ret && length != stream->queued)
+		return 0; /* acknowledged meanwhile: the caller sees it and looks again */
 	if (!ret)
 		ret = queue_length(fd, SIOCOUTQNSD, &unsent);
 	if (!ret)
@@ -218,14 +222,11 @@ static int read_send_part(struct failure *failure, int fd, struct tcp_stream *st
 		ret = get_tcp(fd, TCP_QUEUE_SEQ, &entry->outq_seq);
 	if (ret)
 		return fail_read(failure, ret, "send queue");
-	if (has_unacknowledged_fin(stream->state)) {
-		length -= length > 0;
+	if (has_unacknowledged_fin(stream->state))
 		unsent -= unsent > 0;
-	}
-	entry->outq_len = length;
 	entry->has_unsq_len = true;
-	entry->unsq_len = unsent < length ? unsent : length;
-	ret = peek_queue(failure, fd, length, &stream->out);
+	entry->unsq_len = unsent < entry->outq_len ? unsent : entry->outq_len;
+	ret = peek_queue(failure, fd, entry->outq_len, stream->out);
 	set_tcp(fd, TCP_REPAIR_QUEUE, QUEUE_NONE);
 	return ret;
 }
@@ -280,8 +281,6 @@ static int read_receive_part(struct failure *failure, int fd, struct tcp_stream 
 
 	ret = read_negotiated(fd, stream);
 	if (!ret)
-		ret = queue_length(fd, SIOCINQ, &entry->inq_len);
-	if (!ret)
 		ret = set_tcp(fd, TCP_REPAIR_QUEUE, QUEUE_RECEIVE);
 	if (!ret)
 		ret = get_tcp(fd, TCP_QUEUE_SEQ, &entry->inq_seq);
@@ -294,28 +293,71 @@ static int read_receive_part(struct failure *failure, int fd, struct tcp_stream 
 	/* Only the receiving half of the state may have changed since the sending side was read. */
 	if (!tcp_state_has_own_fin(state) || tcp_state_has_peer_fin(state))
 		stream->state = state;
-	ret = peek_queue(failure, fd, entry->inq_len, &stream->in);
 	set_tcp(fd, TCP_REPAIR_QUEUE, QUEUE_NONE);
-	return ret;
+	return 0;
+}
+
+/* Does the queue still hold as much as it did before it was read? */
+static bool is_queue_unchanged(int fd, unsigned long request, uint32_t length)
+{
+	uint32_t now;
+
+	return !queue_length(fd, request, &now) && now == length;
+}
+
+/* What needs no repair mode is done before it: lengths, memory. */
+static int read_send_once(struct failure *failure, int fd, struct tcp_stream *stream)
+{
+	int ret = tcp_state_read(fd, &stream->state);
+
+	if (!ret)
+		ret = queue_length(fd, SIOCOUTQ, &stream->queued);
+	if (ret)
+		return fail_read(failure, ret, "send queue");
+	stream->entry.outq_len = stream->queued - (has_unacknowledged_fin(stream->state) && stream->queued);
+	ret = queue_buffer(failure, stream->entry.outq_len, &stream->out);
+	return ret ? ret : read_in_repair(failure, fd, stream, read_send_part);
 }
 
 int tcp_stream_read_send(struct failure *failure, int fd, struct tcp_stream *stream)
 {
-	return read_in_repair(failure, fd, stream, read_send_part);
+	for (int tries = 0; tries < READ_TRIES; tries++) {
+		int ret = read_send_once(failure, fd, stream);
+
+		if (ret || is_queue_unchanged(fd, SIOCOUTQ, stream->queued))
+			return ret;
+	}
+	return fail_read(failure, -EAGAIN, "send queue, which does not come to rest");
+}
+
+/* Unread bytes can be looked at without repair mode. */
+static int read_unread(struct failure *failure, int fd, struct tcp_stream *stream)
+{
+	int ret = queue_length(fd, SIOCINQ, &stream->entry.inq_len);
+
+	if (ret)
+		return fail_read(failure, ret, "receive queue");
+	ret = queue_buffer(failure, stream->entry.inq_len, &stream->in);
+	return ret ? ret : peek_queue(failure, fd, stream->entry.inq_len, stream->in);
 }
 
 int tcp_stream_read_receive(struct failure *failure, int fd, struct tcp_stream *stream)
 {
-	return read_in_repair(failure, fd, stream, read_receive_part);
+	for (int tries = 0; tries < READ_TRIES; tries++) {
+		int ret = read_unread(failure, fd, stream);
+
+		if (!ret)
+			ret = read_in_repair(failure, fd, stream, read_receive_part);
+		if (ret || is_queue_unchanged(fd, SIOCINQ, stream->entry.inq_len))
+			return ret;
+	}
+	return fail_read(failure, -EAGAIN, "receive queue, which does not come to rest");
 }
 
 int tcp_stream_read_ended(struct failure *failure, int fd, struct tcp_stream *stream)
 {
-	int ret = queue_length(fd, SIOCINQ, &stream->entry.inq_len);
-
 	stream->state = TCP_STATE_CLOSE;
-	return ret ? fail_read(failure, ret, "receive queue")
-		   : peek_queue(failure, fd, stream->entry.inq_len, &stream->in);
+	return read_unread(failure, fd, stream);
 }
 
 bool tcp_stream_is_stale(int fd, const struct tcp_stream *stream)

@@ -28,9 +28,10 @@ enum tcp_state {
 struct tcp_stream {
 	enum tcp_state state;
 	TcpStreamEntry entry;
-	uint8_t *in;  /* entry.inq_len bytes that the program has not read */
-	uint8_t *out; /* entry.outq_len bytes that the peer has not acknowledged; the last entry.unsq_len were never
-			 sent */
+	uint8_t *in;     /* entry.inq_len bytes that the program has not read */
+	uint8_t *out;    /* entry.outq_len bytes that the peer has not acknowledged; the last entry.unsq_len were never
+			    sent */
+	uint32_t queued; /* what the kernel called the length of the send queue when it was read */
 	/* Counters of the kernel when the queues were read: if they differ later, the copy is stale. */
 	uint64_t bytes_received, bytes_acked;
 };
