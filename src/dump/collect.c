@@ -80,8 +80,7 @@ static int collect_mm(struct dump *dump, struct dump_task *task)
 	mm->mm_env_end = stat.env_end;
 	task->mm = mm;
 	task->core->tc->flags = stat.flags;
-	error = collect_auxv(dump, task);
-	return error ? error : memory_collect(dump, task);
+	return collect_auxv(dump, task);
 }
 
 /* ---- what tasks share (CLONE_VM, CLONE_FILES, …) ---- */
@@ -195,6 +194,8 @@ int collect_tree(struct dump *dump)
 	int error = check_session(dump);
 	if (!error)
 		error = give_ids(dump);
+	if (!error)
+		error = memory_collect(dump);
 	for (size_t i = 0; i < dump->task_count && !error; i++) {
 		struct dump_task *task = dump->tasks[i];
 		if (task->state == TASK_STATE_DEAD)

@@ -114,6 +114,32 @@ static FownEntry *read_owner(struct dump *dump, int fd)
 	return fown;
 }
 
+/* All pipes are files of one file system of the kernel; named fifos are not. */
+static dev_t pipe_device(struct dump *dump)
+{
+	struct stat stat;
+	int ends[2];
+
+	if (!dump->pipe_device && !pipe2(ends, O_CLOEXEC)) {
+		if (!fstat(ends[0], &stat))
+			dump->pipe_device = stat.st_dev;
+		close(ends[0]);
+		close(ends[1]);
+	}
+	return dump->pipe_device;
+}
+
+/* What the kernel would say of a socket or pipe follows from its inode; asking costs more than all the rest. */
+static bool known_link(struct dump *dump, const struct stat *stat, char *link, size_t size)
+{
+	bool is_socket = S_ISSOCK(stat->st_mode);
+
+	if (!is_socket && !(S_ISFIFO(stat->st_mode) && stat->st_dev == pipe_device(dump)))
+		return false;
+	snprintf(link, size, "%s:[%lu]", is_socket ? "socket" : "pipe", stat->st_ino);
+	return true;
+}
+
 static int look_at(struct dump *dump, struct target_fd *target, char *link, size_t link_size)
 {
 	char path[48];
@@ -126,12 +152,14 @@ static int look_at(struct dump *dump, struct target_fd *target, char *link, size
 				 ? lseek(target->fd, 0, SEEK_CUR)
 				 : 0;
 	target->position = position < 0 ? 0 : position;
+	target->link = link;
+	if (known_link(dump, &target->stat, link, link_size))
+		return 0;
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", target->fd);
 	ssize_t length = readlink(path, link, link_size - 1);
 	if (length < 0)
 		return fail_errno(&dump->failure, errno, "fd-link", NULL, NULL, "cannot read the descriptor's link");
 	link[length] = '\0';
-	target->link = link;
 	return 0;
 }
 

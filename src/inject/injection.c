@@ -141,6 +141,25 @@ static int remote_map(struct failure *failure, struct injection *injection, size
 	return 0;
 }
 
+/*
+ * One mapping for both where the process may have memory that is writable and executable: each call costs two stops.
+ * Under PR_SET_MDWE or SELinux it may not, and gets two.
+ */
+static int map_code_and_data(struct failure *failure, struct injection *injection)
+{
+	struct failure denied = {};
+	int error = remote_map(&denied, injection, injection->code_bytes + injection->data_bytes,
+			       PROT_READ | PROT_WRITE | PROT_EXEC, &injection->code);
+
+	if (!error) {
+		injection->data = injection->code + injection->code_bytes;
+		return 0;
+	}
+	error = remote_map(failure, injection, injection->code_bytes, PROT_READ | PROT_EXEC, &injection->code);
+	return error ? error
+		     : remote_map(failure, injection, injection->data_bytes, PROT_READ | PROT_WRITE, &injection->data);
+}
+
 /* A socket pair whose far end is ours: it reports ended programs, and tells the task when the tool is gone. */
 static int connect_socket(struct failure *failure, struct injection *injection)
 {
@@ -233,11 +252,9 @@ int injection_open(struct failure *failure, const struct injection_target *targe
 		error = write_call_code(failure, injection, target);
 	}
 	if (!error)
-		error = remote_map(failure, injection, injection->code_bytes, PROT_READ | PROT_EXEC, &injection->code);
+		error = map_code_and_data(failure, injection);
 	if (!error)
 		error = write_code(failure, injection);
-	if (!error)
-		error = remote_map(failure, injection, injection->data_bytes, PROT_READ | PROT_WRITE, &injection->data);
 	if (!error)
 		error = connect_socket(failure, injection);
 	if (error) {
@@ -434,6 +451,21 @@ int injection_wait(struct failure *failure, struct injection *injection)
 	return collect_results(failure, injection);
 }
 
+static int unmap(struct failure *failure, struct injection *injection)
+{
+	bool together = injection->data == injection->code + injection->code_bytes;
+	size_t bytes = injection->code_bytes + (together ? injection->data_bytes : 0);
+	int64_t result;
+	int error = 0;
+
+	if (injection->data && !together)
+		error = injection_remote_call(failure, injection, SYS_munmap,
+					      (const int64_t[6]){injection->data, injection->data_bytes}, &result);
+	return error ? error
+		     : injection_remote_call(failure, injection, SYS_munmap,
+					     (const int64_t[6]){injection->code, bytes}, &result);
+}
+
 int injection_close(struct failure *failure, struct injection *injection)
 {
 	int64_t result;
@@ -444,12 +476,8 @@ int injection_close(struct failure *failure, struct injection *injection)
 	if (injection->remote_notify_fd > 0 && injection->socket_fd >= 0)
 		error = injection_remote_call(failure, injection, SYS_close,
 					      (const int64_t[6]){injection->remote_notify_fd}, &result);
-	if (injection->data && !error)
-		error = injection_remote_call(failure, injection, SYS_munmap,
-					      (const int64_t[6]){injection->data, injection->data_bytes}, &result);
 	if (injection->code && !error)
-		error = injection_remote_call(failure, injection, SYS_munmap,
-					      (const int64_t[6]){injection->code, injection->code_bytes}, &result);
+		error = unmap(failure, injection);
 	if (injection->call_code_written) {
 		int written =
 			write_memory(injection, injection->call_code, injection->call_code_original, CALL_CODE_BYTES);

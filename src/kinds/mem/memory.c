@@ -10,6 +10,8 @@
 #include "kinds/mem/memory.h"
 
 #include <fcntl.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -22,6 +24,8 @@
 enum {
 	PAGE_BYTES = 4096,
 	SCAN_REGIONS = 4096,
+	MAX_THREADS = 16,
+	TASKS_WORTH_A_THREAD = 8,
 	/* Below this many shared pages the images stay in the plain format that every reader knows. */
 	SHARED_PAGES_WORTH_AN_EXTENSION = 1024,
 };
@@ -34,12 +38,51 @@ enum {
 	PAGEMAP_BIT_PRESENT = 63,
 };
 
-int memory_collect(struct dump *dump, struct dump_task *task)
+/* smaps walks the page tables, so trees of many tasks are read by all cores. */
+struct collection {
+	struct dump *dump;
+	atomic_size_t next;
+	atomic_int error;
+	_Atomic(struct dump_task *) failed;
+};
+
+static void *collect_tasks(void *argument)
 {
-	task->memory = xcalloc(1, sizeof(*task->memory));
-	int error = mappings_read(task->proc_dirfd, &task->memory->mappings);
+	struct collection *collection = argument;
+	struct dump *dump = collection->dump;
+	size_t index;
+
+	while ((index = atomic_fetch_add(&collection->next, 1)) < dump->task_count) {
+		struct dump_task *task = dump->tasks[index];
+		if (task->state == TASK_STATE_DEAD)
+			continue;
+		task->memory = xcalloc(1, sizeof(*task->memory));
+		int error = mappings_read(task->proc_dirfd, &task->memory->mappings);
+		if (error < 0) {
+			atomic_store(&collection->failed, task);
+			atomic_store(&collection->error, error);
+		}
+	}
+	return NULL;
+}
+
+int memory_collect(struct dump *dump)
+{
+	struct collection collection = {.dump = dump};
+	pthread_t threads[MAX_THREADS];
+	long cores = sysconf(_SC_NPROCESSORS_ONLN);
+	size_t started = 0;
+
+	while (dump->task_count > TASKS_WORTH_A_THREAD && (long)started + 1 < cores && started < MAX_THREADS &&
+	       !pthread_create(&threads[started], NULL, collect_tasks, &collection))
+		started++;
+	collect_tasks(&collection);
+	for (size_t i = 0; i < started; i++)
+		pthread_join(threads[i], NULL);
+	int error = atomic_load(&collection.error);
 	if (error < 0)
-		return fail_errno(&dump->failure, error, "task-maps", dump_task_name(dump, task), NULL,
+		return fail_errno(&dump->failure, error, "task-maps",
+				  dump_task_name(dump, atomic_load(&collection.failed)), NULL,
 				  "cannot read its mappings");
 	return 0;
 }

@@ -27,8 +27,8 @@ struct memory_map {
 	uint32_t pages_id; /* pages-<id>.img */
 };
 
-/* Reads the mappings of a task; refuses (or reports) those that cannot be dumped. Fills task->mm->vmas later. */
-int memory_collect(struct dump *dump, struct dump_task *task);
+/* Reads the mappings of all live tasks, with all cores. Returns 0 or a failure. */
+int memory_collect(struct dump *dump);
 /* Fills task->mm's vmas through the kinds. Open files get their ids here. */
 int memory_describe(struct dump *dump, struct dump_task *task);
 /* The vDSO's range, 0 0 if there is none. */

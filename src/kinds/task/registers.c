@@ -22,7 +22,7 @@
 #include "rseq.pb-c.h"
 
 enum {
-	XSTATE_MAX_BYTES = 64 * 1024,
+	XSTATE_MAX_BYTES = 16 * 1024,
 	XSTATE_LEGACY_BYTES = 512,
 	XSTATE_HEADER_OFFSET = 512, /* xstate_bv, xcomp_bv */
 	XSTATE_MIN_BYTES = 576,
@@ -44,16 +44,33 @@ enum xstate_component {
 
 #define COMPONENTS_WITH_FIELDS 0x2ffULL /* x87, SSE and those above, without the unused number 8 */
 
-/* Where a component lies in the standard layout on this CPU. Returns false if the CPU does not have it. */
-static bool component_place(unsigned component, size_t *ret_offset, size_t *ret_bytes)
+/*
+ * Where the components lie in the standard layout on this CPU; bytes 0: the CPU does not have it. Asked once: in a
+ * virtual machine each CPUID costs as much as a stop.
+ */
+struct xstate_layout {
+	struct {
+		size_t offset, bytes;
+	} components[COMPONENT_COUNT_WITH_FIELD];
+};
+
+static const struct xstate_layout *read_layout(struct arena *arena)
 {
+	struct xstate_layout *layout = arena_alloc(arena, sizeof(*layout));
 	unsigned eax, ebx, ecx, edx;
 
-	if (!__get_cpuid_count(0xd, component, &eax, &ebx, &ecx, &edx) || !eax)
-		return false;
-	*ret_offset = ebx;
-	*ret_bytes = eax;
-	return true;
+	for (unsigned i = COMPONENT_YMM; i < COMPONENT_COUNT_WITH_FIELD; i++)
+		if (__get_cpuid_count(0xd, i, &eax, &ebx, &ecx, &edx) && eax) {
+			layout->components[i].offset = ebx;
+			layout->components[i].bytes = eax;
+		}
+	return layout;
+}
+
+static bool component_place(const struct xstate_layout *layout, unsigned component, size_t *ret_offset)
+{
+	*ret_offset = layout->components[component].offset;
+	return layout->components[component].bytes;
 }
 
 /* One repeated field of the xsave entry and the component it holds. */
@@ -93,14 +110,16 @@ static int read_xstate(pid_t tid, uint8_t *area, size_t *ret_bytes)
 
 static UserX86XsaveEntry *dump_components(struct dump *dump, const uint8_t *area, size_t bytes, uint64_t features)
 {
+	if (!dump->xstate_layout)
+		dump->xstate_layout = read_layout(&dump->arena);
 	UserX86XsaveEntry *entry = arena_message(&dump->arena, UserX86XsaveEntry, user_x86_xsave_entry);
 
 	memcpy(&entry->xstate_bv, area + XSTATE_HEADER_OFFSET, sizeof(entry->xstate_bv));
 	for (size_t i = 0; i < ARRAY_SIZE(component_fields); i++) {
 		const struct component_field *field = &component_fields[i];
-		size_t offset, size, want = field->value_bytes * field->values;
-		if (!(features >> field->component & 1) || !component_place(field->component, &offset, &size) ||
-		    offset + want > bytes)
+		size_t offset, want = field->value_bytes * field->values;
+		if (!(features >> field->component & 1) ||
+		    !component_place(dump->xstate_layout, field->component, &offset) || offset + want > bytes)
 			continue;
 		*(size_t *)((char *)entry + field->count_offset) = field->values;
 		*(void **)((char *)entry + field->values_offset) = arena_memdup(&dump->arena, area + offset, want);
@@ -231,7 +250,7 @@ static int dump_rseq(struct dump *dump, struct dump_thread *thread)
 int registers_dump(struct dump *dump, struct dump_thread *thread, const struct thread_context *context)
 {
 	struct thread_context as_dumped = *context;
-	_cleanup_free_ uint8_t *area = xcalloc(1, XSTATE_MAX_BYTES);
+	uint8_t area[XSTATE_MAX_BYTES] __attribute__((aligned(64)));
 	size_t bytes;
 
 	if (context_is_compat(context))
@@ -255,14 +274,16 @@ int registers_dump(struct dump *dump, struct dump_thread *thread, const struct t
 
 static int check_fields(struct restore *restore, const UserX86XsaveEntry *xsave)
 {
+	if (!restore->xstate_layout)
+		restore->xstate_layout = read_layout(&restore->arena);
 	for (size_t i = 0; i < ARRAY_SIZE(component_fields); i++) {
 		const struct component_field *field = &component_fields[i];
-		size_t count = *(const size_t *)((const char *)xsave + field->count_offset), offset, size;
+		size_t count = *(const size_t *)((const char *)xsave + field->count_offset), offset;
 		if (count && count != field->values)
 			return fail(&restore->failure, EINVAL, "image-range", NULL, NULL,
 				    "vector registers: component %u has %zu values", field->component, count);
 		if (count && (xsave->xstate_bv >> field->component & 1) &&
-		    !component_place(field->component, &offset, &size))
+		    !component_place(restore->xstate_layout, field->component, &offset))
 			return fail(&restore->failure, EOPNOTSUPP, "cpu-feature", NULL,
 				    "restore it on a CPU like the one it was dumped on",
 				    "it uses vector registers (XSAVE component %u) that this CPU does not have",
@@ -290,7 +311,7 @@ int registers_check(struct restore *restore, const CoreEntry *core)
 	return fpregs->xsave ? check_fields(restore, fpregs->xsave) : 0;
 }
 
-static void fill_area(const UserX86FpregsEntry *entry, uint8_t *area, size_t bytes)
+static void fill_area(const struct xstate_layout *layout, const UserX86FpregsEntry *entry, uint8_t *area, size_t bytes)
 {
 	struct user_fpregs_struct *legacy = (void *)area;
 	uint64_t in_use = 3;
@@ -309,9 +330,9 @@ static void fill_area(const UserX86FpregsEntry *entry, uint8_t *area, size_t byt
 		for (size_t i = 0; i < ARRAY_SIZE(component_fields); i++) {
 			const struct component_field *field = &component_fields[i];
 			const char *base = (const char *)entry->xsave;
-			size_t offset, size, want = field->value_bytes * field->values;
+			size_t offset, want = field->value_bytes * field->values;
 			if (!*(const size_t *)(base + field->count_offset) ||
-			    !component_place(field->component, &offset, &size) || offset + want > bytes)
+			    !component_place(layout, field->component, &offset) || offset + want > bytes)
 				continue;
 			memcpy(area + offset, *(void *const *)(base + field->values_offset), want);
 			restorable |= 1ULL << field->component;
@@ -341,7 +362,7 @@ static int restore_critical_section(struct restore *restore, const CoreEntry *co
 int registers_restore(struct restore *restore, const CoreEntry *core, pid_t pid, pid_t tid,
 		      const int64_t *interrupted_result)
 {
-	_cleanup_free_ uint8_t *area = xcalloc(1, XSTATE_MAX_BYTES);
+	uint8_t area[XSTATE_MAX_BYTES] __attribute__((aligned(64)));
 	const UserX86FpregsEntry *entry = core->thread_info->fpregs;
 	struct thread_context context;
 	size_t bytes;
@@ -354,7 +375,7 @@ int registers_restore(struct restore *restore, const CoreEntry *core, pid_t pid,
 	if (entry->has_xstate && entry->xstate.len == bytes)
 		memcpy(area, entry->xstate.data, bytes);
 	else
-		fill_area(entry, area, bytes);
+		fill_area(restore->xstate_layout, entry, area, bytes);
 	struct iovec vector = {area, bytes};
 	if (ptrace(PTRACE_SETREGSET, tid, NT_X86_XSTATE, &vector) < 0)
 		return fail_errno(&restore->failure, errno, "restore-xstate", NULL, NULL,
