@@ -50,7 +50,7 @@ class Surroundings:
                 entry for entry in os.listdir(name)
                 if "criu" in entry and not entry.startswith(("criu-test", "criu-test-host")))
         if self.images and self.images.is_dir():
-            found["files of the images"] = sorted(entry for entry in os.listdir(self.images) if not entry.endswith(".log"))
+            found["files of the images"] = sorted(entry for entry in os.listdir(self.images) if entry.endswith(".img"))
         return found
 
     def unchanged(self, but=()):

@@ -110,13 +110,38 @@ def test_pid_is_a_kernel_thread(directory):
         assert "kernel" in line, line
 
 
-def test_established_connection_needs_the_option(running, directory):
-    """The line names the option that helps, and the network goes on."""
+CONNECTED = """
+import os, socket, time
+listener = socket.create_server(("127.0.0.1", 0))
+client = socket.create_connection(listener.getsockname())
+server, _ = listener.accept()
+if os.fork():
+    del listener, client
+    while True: server.sendall(server.recv(100))
+del listener, server
+print("up", flush=True)
+while True: client.sendall(b"x"), client.recv(100), time.sleep(0.01)
+"""
+
+
+def test_established_connection_needs_the_option(directory):
+    """One end is outside of the tree. The line names the option that helps, dump and explain change nothing."""
     (directory / "images").mkdir()
+    with hosts.Host(net=True) as host:
+        server = host.start(["/usr/bin/python3", "-c", CONNECTED])
+        hosts.wait_until(lambda: "up" in server.output())
+        child = int((host.proc / f"{server.pid}/task/{server.pid}/children").read_text())
+        line = faults.one_clear_line(hosts.Criu(host).run("dump", child, directory / "images"))
+        assert "--tcp-established" in line, line
+        result = host.run([str(hosts.CRIU), "explain", "--tree", str(child)])
+        assert "--tcp-established" in result.output, result
+        assert {server.pid, child} <= host.pids()
+
+
+def test_explain_changes_nothing(running):
     before = faults.state(running.host)
-    line = faults.one_clear_line(hosts.Criu(running.host).run("dump", running.pid, directory / "images"))
-    assert "--tcp-established" in line, line
-    faults.unharmed(running, before, line)
+    running.host.check([str(hosts.CRIU), "explain", "--tree", str(running.pid), *DUMP])
+    faults.unharmed(running, before, "after explain")
 
 
 def test_traced_program(running, directory):
@@ -159,10 +184,10 @@ def test_programs_that_cannot_be_dumped_run_on(directory):
                  "while True: time.sleep(0.01)"
         process = host.start(["/usr/bin/python3", "-c", script])
         try:
-            hosts.wait_until(lambda: "up" in process.output() or process.tag in host.ended, seconds=10)
+            hosts.wait_until(lambda: "up\n" == process.output() or process.tag in host.ended, seconds=10)
         except hosts.Timeout:
             pass
-        if "up" not in process.output():
+        if "up\n" != process.output():
             pytest.skip("no AF_ALG here")
         (directory / "images").mkdir()
         line = faults.one_clear_line(hosts.Criu(host).run("dump", process.pid, directory / "images"))

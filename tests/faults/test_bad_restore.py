@@ -264,6 +264,7 @@ def test_kill_and_resume_refuse(directory):
         faults.unharmed(program, before, "after refused kill and resume")
         other = host.start(["sleep", "1000"])
         host.kill(other.pid, 19)
+        hosts.wait_until(lambda: "\nState:\tT" in (host.proc / str(other.pid) / "status").read_text())
         for verb in ("kill", "resume"):
             faults.one_clear_line(hosts.Criu(host).run(verb, other.pid, copied))
         assert "\nState:\tT" in (host.proc / str(other.pid) / "status").read_text()
