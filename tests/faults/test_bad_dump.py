@@ -125,26 +125,6 @@ while True: client.sendall(b"x"), client.recv(100), time.sleep(0.01)
 """
 
 
-def test_established_connection_needs_the_option(directory):
-    """One end is outside of the tree. The line names the option that helps, dump and explain change nothing."""
-    (directory / "images").mkdir()
-    with hosts.Host(net=True) as host:
-        server = host.start(["/usr/bin/python3", "-c", CONNECTED])
-        hosts.wait_until(lambda: "up" in server.output())
-        child = int((host.proc / f"{server.pid}/task/{server.pid}/children").read_text())
-        line = faults.one_clear_line(hosts.Criu(host).run("dump", child, directory / "images"))
-        assert "--tcp-established" in line, line
-        result = host.run([str(hosts.CRIU), "explain", "--tree", str(child)])
-        assert "--tcp-established" in result.output, result
-        assert {server.pid, child} <= host.pids()
-
-
-def test_explain_changes_nothing(running):
-    before = faults.state(running.host)
-    running.host.check([str(hosts.CRIU), "explain", "--tree", str(running.pid), *DUMP])
-    faults.unharmed(running, before, "after explain")
-
-
 def test_traced_program(running, directory):
     """Somebody else's ptrace is in the way, and stays."""
     strace = running.host.start(["strace", "-f", "-o", "/dev/null", "-p", str(running.pid)])
