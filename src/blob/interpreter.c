@@ -14,8 +14,10 @@
 
 enum {
 	NUMBER_READ = 0,
-	NUMBER_WRITE = 1,
 	NUMBER_CLOSE = 3,
+	NUMBER_MUNMAP = 11,
+	NUMBER_SENDTO = 44,
+	NO_SIGNAL = 0x4000, /* MSG_NOSIGNAL: a dead tool must not leave a SIGPIPE behind */
 	NUMBER_EXIT_GROUP = 231,
 	ERROR_RANGE = 4095,
 	ERROR_INTERRUPTED = 4
@@ -83,8 +85,9 @@ __attribute__((noreturn, used, section(".text.entry"))) void blob_main(struct bl
 	args[0] = *(volatile int *)run->notify;
 	args[1] = (int64_t)&run->notice;
 	args[2] = sizeof(run->notice);
-	args[3] = args[4] = args[5] = 0;
-	call(NUMBER_WRITE, args);
+	args[3] = NO_SIGNAL;
+	args[4] = args[5] = 0;
+	call(NUMBER_SENDTO, args);
 	args[2] = 1;
 	while (call(NUMBER_READ, args) == -ERROR_INTERRUPTED)
 		;
@@ -92,6 +95,12 @@ __attribute__((noreturn, used, section(".text.entry"))) void blob_main(struct bl
 		/* The other threads are in their read already and keep the socket until it returns. */
 		if (run->id == 0)
 			call(NUMBER_CLOSE, args);
+		if (run->unmap_bytes)
+			__asm__ volatile("jmp *%[leave]"
+					 :
+					 : "a"(NUMBER_MUNMAP), "D"(run->unmap),
+					   "S"(run->unmap_bytes), [leave] "r"(run->leave)
+					 : "memory");
 		((void (*)(void))run->leave)();
 	}
 	args[0] = 1;

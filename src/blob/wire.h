@@ -37,8 +37,9 @@ struct blob_run {
 	uint64_t steps;
 	uint32_t count;
 	uint32_t id;
-	uint64_t notify; /* address of an int: descriptor to write the notice to and to wait on */
-	uint64_t leave;  /* code that undoes everything when the tool is gone; 0 = exit the process */
-	uint64_t stack;  /* top of the stack the run uses; SPAWN uses the new thread's */
+	uint64_t notify;             /* address of an int: descriptor to write the notice to and to wait on */
+	uint64_t leave;              /* code that undoes everything when the tool is gone; 0 = exit the process */
+	uint64_t unmap, unmap_bytes; /* leave begins with a system call instruction: munmap of this; 0 = it does not */
+	uint64_t stack;              /* top of the stack the run uses; SPAWN uses the new thread's */
 	struct blob_notice notice;
 };

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <stdio.h>
+#include <string.h>
 
 #include "cmd/command.h"
 #include "cmd/dump_options.h"
@@ -73,6 +74,11 @@ int verb_dump(struct command *command)
 	struct dump_options dump_options;
 	size_t blockers;
 
+	if (options->die_at && !strcmp(options->die_at, "list")) {
+		for (const char *const *stage = dump_stages; *stage; stage++)
+			puts(*stage);
+		return 0;
+	}
 	dump_options_fill(command, &dump_options);
 	int r = check_end_state(command, &dump_options.end_state);
 	if (r < 0)

@@ -32,8 +32,8 @@
 #include "model/action_script.h"
 
 const char *const dump_stages[] = {
-	"start",    "frozen",  "collected", "injected", "inspecting", "inspected", "described",
-	"released", "scanned", "pages",     "written",  "ending",     NULL,
+	"start",     "frozen",  "collected", "injected", "inspecting", "inspected", "released",
+	"described", "scanned", "pages",     "written",  "ending",     NULL,
 };
 
 enum { KERNEL_THREAD_FLAG = 0x00200000 };
@@ -202,25 +202,55 @@ static int write_memory(struct dump *dump)
 	return error;
 }
 
+/* The signals that ask criu to end: they wait until the tree is as it was. */
+static void block_termination(sigset_t *ret_previous)
+{
+	sigset_t termination;
+
+	sigemptyset(&termination);
+	sigaddset(&termination, SIGINT);
+	sigaddset(&termination, SIGTERM);
+	sigaddset(&termination, SIGHUP);
+	sigprocmask(SIG_BLOCK, &termination, ret_previous);
+}
+
+static int check_interrupted(struct dump *dump)
+{
+	sigset_t pending;
+
+	sigpending(&pending);
+	if (sigismember(&pending, SIGINT) || sigismember(&pending, SIGTERM) || sigismember(&pending, SIGHUP))
+		return fail(&dump->failure, EINTR, "interrupted", "dump", NULL, "ended by a signal; the tree runs on");
+	return 0;
+}
+
 static int dump_frozen(struct dump *dump)
 {
 	dump_stage(dump, "frozen");
 	int error = collect_tree(dump);
 	dump_stage(dump, "collected");
 	if (!error)
+		error = check_interrupted(dump);
+	if (!error)
 		error = inspect_tree(dump);
 	dump_stage(dump, "inspected");
-	if (!error)
-		error = describe(dump);
-	dump_stage(dump, "described");
-	/* Before the pages are read: nothing of ours may be in them. */
+	/* At once: what is in the tasks is exposed to our death, and must not be in the pages that are read. */
 	int released = release_injections(dump);
 	dump_stage(dump, "released");
 	if (!error)
 		error = released;
 	if (!error)
+		error = check_interrupted(dump);
+	if (!error)
+		error = describe(dump);
+	dump_stage(dump, "described");
+	if (!error)
+		error = check_interrupted(dump);
+	if (!error)
 		error = write_memory(dump);
 	dump_stage(dump, "pages");
+	if (!error)
+		error = check_interrupted(dump);
 	return error ? error : pending_refresh(dump);
 }
 
@@ -422,9 +452,11 @@ int dump_run(const struct dump_options *options, struct failure *failure, DumpSt
 		.options = options, .images_dirfd = options->images_dirfd, .only_explain = options->explain};
 	struct directory_listing before = {};
 	char scratch[64] = "";
+	sigset_t previous;
 	int error = 0;
 
 	dump_stats_entry__init(&dump.stats);
+	block_termination(&previous);
 	if (options->explain)
 		error = make_scratch_directory(&dump, scratch, sizeof(scratch));
 	else
@@ -442,5 +474,6 @@ int dump_run(const struct dump_options *options, struct failure *failure, DumpSt
 	*ret_blockers = dump.blocker_count;
 	free_listing(&before);
 	free_dump(&dump);
+	sigprocmask(SIG_SETMASK, &previous, NULL);
 	return error;
 }

@@ -320,6 +320,13 @@ int injection_start(struct failure *failure, struct injection *injection, size_t
 		.leave = leave_code_address(injection, index),
 	};
 
+	/* A single thread can take everything of ours with it, from the vDSO's tail, when the tool dies. */
+	if (injection->slot_count == 1 && injection->data == injection->code + injection->code_bytes) {
+		run.leave = injection->call_code;
+		run.unmap = injection->code;
+		run.unmap_bytes = injection->code_bytes + injection->data_bytes;
+	}
+
 	if (program_overflow(program) || data + steps > slot_data_bytes(slot))
 		return fail_at(failure, injection, -E2BIG, "a program for it is larger than planned");
 	int error = transfer(injection, slot, program, &run, true);
@@ -462,8 +469,8 @@ static int unmap(struct failure *failure, struct injection *injection)
 		error = injection_remote_call(failure, injection, SYS_munmap,
 					      (const int64_t[6]){injection->data, injection->data_bytes}, &result);
 	return error ? error
-		     : injection_remote_call(failure, injection, SYS_munmap,
-					     (const int64_t[6]){injection->code, bytes}, &result);
+		     : injection_remote_call(failure, injection, SYS_munmap, (const int64_t[6]){injection->code, bytes},
+					     &result);
 }
 
 int injection_close(struct failure *failure, struct injection *injection)

@@ -408,8 +408,17 @@ int resume_finish(struct restore *restore, int notify_fd)
 	return error;
 }
 
+/* From the last of these on, a tree whose criu is killed runs instead of dying with it. */
+static void outlive_criu(const struct restore *restore)
+{
+	for (size_t i = 0; i < restore->task_count; i++)
+		for (size_t t = 0; is_live(restore->tasks[i]) && t < restore->tasks[i]->thread_count; t++)
+			ptrace(PTRACE_SETOPTIONS, restore->tasks[i]->entry->threads[t], 0, 0);
+}
+
 void resume_release(struct restore *restore)
 {
+	outlive_criu(restore);
 	for (size_t i = 0; i < restore->task_count; i++) {
 		struct restore_task *task = restore->tasks[i];
 		for (size_t t = 0; is_live(task) && t < task->thread_count; t++)

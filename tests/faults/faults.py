@@ -73,7 +73,9 @@ def unharmed(program, before, when, extra_pages=0):
         added = [line for line in lines if "only after" in line]
         sizes = [int(b, 16) - int(a, 16) for a, b in re.findall(r"only after:  ([0-9a-f]+)-([0-9a-f]+) ", "\n".join(added))]
         assert sum(sizes) <= extra_pages * 4096 * len(after), f"{when}: " + "\n".join(lines)
-        lines = [line for line in lines if line not in added]
+        # Killed in the moment between two of its first calls, criu may also leave the socket that it made last; it
+        # shifts the numbers of the others in this comparison.
+        lines = [line for line in lines if line not in added and not re.search(r"fd\.\d+: .* after 'socket:", line)]
     assert not lines, f"{when}: " + "\n".join(lines[:20])
     program.check(when)
 
