@@ -7,6 +7,7 @@
  */
 #include <fcntl.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 
 #include "base/fd.h"
@@ -69,6 +70,30 @@ static int open_injection(struct dump *dump, struct dump_task *task)
 	return error ? fail_in(&dump->failure, "%s", dump_task_name(dump, task)) : 0;
 }
 
+/* What an earlier criu that was killed could not take with it; it must not be dumped as the task's own. */
+static int remove_remnants(struct dump *dump, struct dump_task *task)
+{
+	struct mappings *mappings = &task->memory->mappings;
+	size_t kept = 0;
+	int error = 0;
+
+	for (size_t i = 0; i < mappings->count && !error; i++) {
+		const struct mapping *mapping = &mappings->items[i];
+		int64_t result;
+		bool remnant = (mapping->protection & PROT_EXEC) && !mapping->inode && !mapping->shared &&
+			       !mapping->name[0] && injection_is_remnant(task->pid, mapping->start);
+		if (remnant)
+			error = injection_remote_call(&dump->failure, task->injection, SYS_munmap,
+						      (const int64_t[6]){mapping->start, mapping->end - mapping->start},
+						      &result);
+		else
+			mappings->items[kept++] = *mapping;
+	}
+	if (!error)
+		mappings->count = kept;
+	return error;
+}
+
 /* The leader's own questions: the end of the heap, and each descriptor's flag (a stat and a read less per file). */
 static void ask_leader(struct dump_task *task, struct inspection *inspection)
 {
@@ -106,6 +131,8 @@ static int start_task(struct dump *dump, struct dump_task *task, struct inspecte
 	int error = list_descriptors(dump, task);
 	if (!error)
 		error = open_injection(dump, task);
+	if (!error)
+		error = remove_remnants(dump, task);
 	dump_stage(dump, "injected");
 	for (size_t i = 0; i < task->thread_count && !error; i++) {
 		struct inspection *inspection = &inspected->threads[i];

@@ -497,3 +497,12 @@ int injection_close(struct failure *failure, struct injection *injection)
 	free(injection);
 	return error;
 }
+
+bool injection_is_remnant(pid_t pid, uint64_t address)
+{
+	uint8_t code[sizeof(interpreter_code)];
+	struct iovec local = {code, sizeof(code)}, remote = {(void *)address, sizeof(code)};
+
+	return process_vm_readv(pid, &local, 1, &remote, 1, 0) == sizeof(code) &&
+	       !memcmp(code, interpreter_code, sizeof(code));
+}

@@ -11,6 +11,8 @@
  */
 #pragma once
 
+#include <stdbool.h>
+
 #include "base/fail.h"
 #include "inject/context.h"
 #include "inject/program.h"
@@ -50,3 +52,6 @@ int injection_close(struct failure *failure, struct injection *injection);
  */
 int injection_remote_call(struct failure *failure, struct injection *injection, long number, const int64_t args[6],
 			  int64_t *ret_result);
+
+/* True if a tool that was killed has left the interpreter at @address of the process; it may be unmapped. */
+bool injection_is_remnant(pid_t pid, uint64_t address);

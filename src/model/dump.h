@@ -91,7 +91,7 @@ struct dump {
 	struct dump_file **files; /* files[i]->id == i + 1 */
 	size_t file_count, file_capacity;
 	struct known_files *mapped_files; /* look-ups of mapped files (kinds/mem/file.c) */
-	dev_t pipe_device;        /* st_dev of every pipe(2) */
+	dev_t pipe_device;                /* st_dev of every pipe(2) */
 	struct file_index *file_index;    /* finds the open file description of a descriptor (dump/files.c) */
 	void **kind_states;               /* one pointer per row of fd_kinds, owned by the kind */
 	struct seccomp_filters *seccomp;  /* NULL = no task has one */
@@ -99,8 +99,8 @@ struct dump {
 	uint64_t *own_namespaces;         /* of criu (kinds/task/unsupported_state.c); NULL = not asked yet */
 	DumpStatsEntry stats;
 	const struct xstate_layout *xstate_layout; /* of this CPU (kinds/task/registers.c) */
-	char run_id[37];         /* inventory_entry.dump_criu_run_id */
-	uint32_t last_pages_id;  /* of the last pages-<id>.img */
+	char run_id[37];                           /* inventory_entry.dump_criu_run_id */
+	uint32_t last_pages_id;                    /* of the last pages-<id>.img */
 	uint32_t next_object_id; /* for ids that only the images know (ghost files, memfd inodes …) */
 	bool files_released;     /* the kinds have undone what they changed outside */
 	bool network_locked;     /* some connection is locked: thaw and failure must unlock */

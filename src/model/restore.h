@@ -83,9 +83,9 @@ struct restore {
 	struct restore_task *self;         /* NULL in criu itself */
 	int *offered;                      /* descriptors of this process that wait to be taken (restore_offer) */
 	size_t offered_count, offered_capacity;
-	struct restore_task *fork_origin; /* the task whose memory this process inherited */
+	struct restore_task *fork_origin;          /* the task whose memory this process inherited */
 	const struct xstate_layout *xstate_layout; /* of this CPU (kinds/task/registers.c) */
-	int pages_fd;                     /* the pages file in use; -1 = none */
+	int pages_fd;                              /* the pages file in use; -1 = none */
 	uint32_t pages_fd_id;
 	size_t seccomp_bytes;   /* room that the filters of the images need in a thread's last program */
 	int *notify_fd_in_task; /* by index of the task, for closing it last */

@@ -18,7 +18,7 @@ def running(directory):
 
 
 def stages(host):
-    result = host.run([str(hosts.CRIU), "dump", "--die-at", "list"])
+    result = host.run([str(hosts.CRIU), "dump", "-t", "1", "-D", "/tmp", "--die-at", "list"])
     if result.status != 0:
         pytest.skip("this build has no --die-at")
     return result.output.split()
@@ -29,6 +29,8 @@ def after_the_kill(program, before, when):
     host = program.host
     hosts.wait_until(lambda: all("TracerPid:\t0" in (host.proc / str(pid) / "status").read_text() for pid in before),
                      explain=lambda: f"{when}: still traced")
+    # The child that reads connections outlives criu for the moment that it needs to put them right.
+    hosts.wait_until(lambda: set(host.pids()) <= set(before), explain=lambda: f"{when}: {host.pids()}")
     faults.unharmed(program, before, when, INERT_PAGES)
 
 

@@ -50,8 +50,9 @@ static int set_blocked(pid_t tid, uint64_t blocked)
 static void hide_interruption(struct user_regs_struct *regs)
 {
 	static const long never_restarted[] = {
-		SYS_epoll_wait,	  SYS_epoll_pwait, SYS_epoll_pwait2, SYS_semop,		SYS_semtimedop, SYS_msgsnd,
-		SYS_msgrcv,	  SYS_io_getevents, SYS_io_pgetevents, SYS_rt_sigtimedwait, SYS_io_uring_enter,
+		SYS_epoll_wait,    SYS_epoll_pwait,     SYS_epoll_pwait2,   SYS_semop,
+		SYS_semtimedop,    SYS_msgsnd,          SYS_msgrcv,         SYS_io_getevents,
+		SYS_io_pgetevents, SYS_rt_sigtimedwait, SYS_io_uring_enter,
 	};
 
 	if ((int64_t)regs->rax != -EINTR || (int64_t)regs->orig_rax < 0)
@@ -82,8 +83,7 @@ int context_restore(pid_t tid, const struct thread_context *context)
 	return error < 0 ? error : set_registers(tid, &context->regs);
 }
 
-int context_redirect(pid_t tid, const struct thread_context *original, uint64_t code, uint64_t argument,
-		     uint64_t stack)
+int context_redirect(pid_t tid, const struct thread_context *original, uint64_t code, uint64_t argument, uint64_t stack)
 {
 	struct user_regs_struct regs = original->regs;
 
