@@ -128,7 +128,9 @@ def test_files_swapped(receiver, copy, good):
         os.rename(copy / first, copy / "away")
         os.rename(copy / second, copy / first)
         os.rename(copy / "away", copy / second)
-        if first[:5] != "pages" and second[:5] != "pages":
+        # Two images of one kind do not say whose they are.
+        same_kind = first[:10] == second[:10]
+        if first[:5] != "pages" and second[:5] != "pages" and not same_kind:
             refused(receiver, copy, good[1])
         else:
             refused_or_restored(receiver, copy, good[1], f"{first} and {second} exchanged")
