@@ -297,7 +297,9 @@ static int end_running(struct dump *dump)
 	release_files(dump, false);
 	dump_stage(dump, "ending");
 	thaw_tree(dump);
-	return write_images(dump);
+	int error = write_images(dump);
+	dump_stage(dump, "written");
+	return error;
 }
 
 static int end_stopped(struct dump *dump)

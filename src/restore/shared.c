@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "restore/shared.h"
 
+#include <errno.h>
 #include <linux/futex.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
@@ -10,7 +12,7 @@
 
 #include "base/fd.h"
 
-enum { TASK_DEAD = 2, WATCH_INTERVAL_NS = 20 * 1000 * 1000 };
+enum { TASK_DEAD = 2, WATCH_INTERVAL_NS = 20 * 1000 * 1000, ALIVE_INTERVAL_NS = 200 * 1000 * 1000 };
 
 static void futex_wait(_Atomic uint32_t *word, uint32_t seen, const struct timespec *timeout)
 {
@@ -35,6 +37,7 @@ int shared_create(struct restore *restore)
 		return fail_errno(&restore->failure, errno, "restore-shared", NULL, NULL, "cannot map shared memory");
 	struct restore_shared *shared = (void *)memory;
 	shared->bytes = bytes;
+	shared->criu = getpid();
 	shared->born = (void *)(memory + header);
 	for (int kind = 0; kind < SHARED_SLOT_KINDS; kind++)
 		shared->slots[kind] = (void *)(memory + header + (born + 63) / 64 * 64 + kind * slots);
@@ -71,6 +74,16 @@ void shared_abort(struct restore *restore)
 		}
 }
 
+/* Without criu nobody would ever end the processes that wait: they end themselves. */
+static void wait_while_criu_lives(const struct restore_shared *shared, _Atomic uint32_t *word, uint32_t seen)
+{
+	const struct timespec interval = {.tv_nsec = ALIVE_INTERVAL_NS};
+
+	futex_wait(word, seen, &interval);
+	if (kill(shared->criu, 0) < 0 && errno == ESRCH)
+		_exit(1);
+}
+
 int shared_wait(struct restore *restore, enum restore_barrier barrier)
 {
 	struct restore_shared *shared = restore->shared;
@@ -81,7 +94,7 @@ int shared_wait(struct restore *restore, enum restore_barrier barrier)
 	if (now == expected)
 		futex_wake_all(arrived);
 	while ((now = atomic_load(arrived)) < expected && !atomic_load(&shared->aborted))
-		futex_wait(arrived, now, NULL);
+		wait_while_criu_lives(shared, arrived, now);
 	return atomic_load(&shared->aborted) ? -ECANCELED : 0;
 }
 
@@ -130,7 +143,7 @@ int shared_await(struct restore *restore, enum shared_slot_kind kind, uint32_t s
 	struct shared_slot *place = &restore->shared->slots[kind][slot];
 
 	while (!atomic_load(&place->ready))
-		futex_wait(&place->ready, 0, NULL);
+		wait_while_criu_lives(restore->shared, &place->ready, 0);
 	if (atomic_load(&restore->shared->aborted))
 		return -ECANCELED;
 	*ret_pid = place->pid;

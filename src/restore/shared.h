@@ -32,6 +32,7 @@ struct shared_slot {
 
 struct restore_shared {
 	size_t bytes;
+	pid_t criu; /* whoever waits looks from time to time whether it still lives */
 	_Atomic uint32_t aborted;
 	_Atomic uint32_t failure_taken;
 	struct failure failure;

@@ -32,7 +32,7 @@ struct tree_run {
 	void (*task_main)(struct restore *restore) __attribute__((noreturn));
 };
 
-static void become(struct tree_run *run, struct restore_tree_node *node) __attribute__((noreturn));
+static void become(struct tree_run *run, struct restore_tree_node *node, pid_t creator) __attribute__((noreturn));
 
 static void __attribute__((noreturn)) give_up(struct restore *restore)
 {
@@ -64,7 +64,7 @@ static int fail_pid(struct restore *restore, pid_t pid, int error)
  */
 static pid_t fork_node(struct tree_run *run, struct restore_tree_node *node, uint64_t flags)
 {
-	pid_t wanted = node->pid, pid;
+	pid_t wanted = node->pid, creator = getpid(), pid;
 	struct clone_args args = {
 		.flags = flags,
 		.exit_signal = SIGCHLD,
@@ -83,7 +83,7 @@ static pid_t fork_node(struct tree_run *run, struct restore_tree_node *node, uin
 		nanosleep(&pause, NULL);
 	}
 	if (pid == 0)
-		become(run, node);
+		become(run, node, creator);
 	if (pid < 0)
 		return fail_pid(run->restore, wanted, errno);
 	return pid;
@@ -231,15 +231,18 @@ static void become_helper(struct tree_run *run, struct restore_tree_node *node)
 	_exit(0);
 }
 
-static void become(struct tree_run *run, struct restore_tree_node *node)
+static void become(struct tree_run *run, struct restore_tree_node *node, pid_t creator)
 {
 	struct restore *restore = run->restore;
 	struct restore_task *task = node->task;
 	int error = 0;
 
 	/* Whoever forked us may die before everything is traced by criu; an orphan's creator ends as planned. */
-	if (!node->adopted && !(restore->options->sibling && task == restore->tasks[0]))
+	if (!node->adopted && !(restore->options->sibling && task == restore->tasks[0])) {
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		if (getppid() != creator) /* it was faster than the call above */
+			_exit(1);
+	}
 	if (!task)
 		become_helper(run, node);
 	/* A dead task has no memory of its own: what it passes on is its creator's. */
