@@ -7,7 +7,7 @@ import faults
 import hosts
 
 # At worst one inert page for each task stays until the next dump finds it.
-INERT_PAGES = 64  # the interpreter and its data, most of it never touched
+INERT_PAGES = 512  # the interpreter and its data of several kills, never touched
 
 
 @pytest.fixture
