@@ -447,18 +447,16 @@ static void write_stats(struct dump *dump)
 		log_warn("cannot write stats-dump: %s", failure.cause);
 }
 
-int dump_run(const struct dump_options *options, struct failure *failure, DumpStatsEntry *ret_stats,
-	     size_t *ret_blockers)
+static int attempt(const struct dump_options *options, struct failure *failure, DumpStatsEntry *ret_stats,
+		   size_t *ret_blockers)
 {
 	struct dump dump = {
 		.options = options, .images_dirfd = options->images_dirfd, .only_explain = options->explain};
 	struct directory_listing before = {};
 	char scratch[64] = "";
-	sigset_t previous;
 	int error = 0;
 
 	dump_stats_entry__init(&dump.stats);
-	block_termination(&previous);
 	if (options->explain)
 		error = make_scratch_directory(&dump, scratch, sizeof(scratch));
 	else
@@ -476,6 +474,32 @@ int dump_run(const struct dump_options *options, struct failure *failure, DumpSt
 	*ret_blockers = dump.blocker_count;
 	free_listing(&before);
 	free_dump(&dump);
+	return error;
+}
+
+/* What a server under load is in the middle of, and out of a moment later: a connection that it has not accepted. */
+static bool passes_by_itself(const struct failure *failure)
+{
+	return !strcmp(failure->code, "fd-tcp-in-flight");
+}
+
+int dump_run(const struct dump_options *options, struct failure *failure, DumpStatsEntry *ret_stats,
+	     size_t *ret_blockers)
+{
+	enum { ATTEMPTS = 20 };
+	const struct timespec moment = {.tv_nsec = 20 * 1000 * 1000};
+	sigset_t previous;
+	int error;
+
+	block_termination(&previous);
+	for (int tries = 1;; tries++) {
+		error = attempt(options, failure, ret_stats, ret_blockers);
+		if (!error || tries == ATTEMPTS || !passes_by_itself(failure))
+			break;
+		log_info("%s; trying again", failure->cause);
+		failure_clear(failure);
+		nanosleep(&moment, NULL);
+	}
 	sigprocmask(SIG_SETMASK, &previous, NULL);
 	return error;
 }

@@ -36,11 +36,13 @@ static void serve(const char *name, pid_t session, int requests)
 		int tty = open("/dev/tty", O_RDWR);
 		bool good = tty >= 0 && tcgetsid(tty) == session && getsid(0) == session &&
 			    tcgetpgrp(STDIN_FILENO) == tcgetpgrp(tty);
-		say(name);
-		say(!good ? " lost" : tcgetpgrp(tty) == getpgrp() ? " foreground" : " background");
-		say("\n");
+		bool foreground = good && tcgetpgrp(tty) == getpgrp();
+		/* Before the answer: who has it may look at our descriptors at once. */
 		if (tty >= 0)
 			close(tty);
+		say(name);
+		say(!good ? " lost" : foreground ? " foreground" : " background");
+		say("\n");
 	}
 	_exit(0);
 }
