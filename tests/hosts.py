@@ -183,6 +183,12 @@ class Process:
         with open(self.output_path, errors="replace") as file:
             return file.read()
 
+    def wait_said(self, text):
+        """Waits until the process has written @text and sleeps. What write(2) has written can be read before the file's
+        offset has moved: who looks at the process's state must not come in between."""
+        stat = self.host.proc / str(self.pid) / "stat"
+        wait_until(lambda: text in self.output() and stat.read_text().rpartition(")")[2].split()[0] == "S")
+
     def wait(self, seconds=COMMAND_SECONDS):
         deadline = time.monotonic() + seconds
         while self.tag not in self.host.ended:

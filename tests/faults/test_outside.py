@@ -53,7 +53,7 @@ def test_closed_ends_are_not_outside(directory):
     with hosts.Host() as host:
         process = host.start(["/usr/bin/python3", "-c", "import os, signal\nr, w = os.pipe()\nos.close(w)\n"
                               "print('ready', flush=True)\nsignal.pause()"])
-        hosts.wait_until(lambda: os.path.exists(process.output_path) and "ready" in process.output())
+        process.wait_said("ready")
         hosts.Criu(host).dump(process.pid, directory / "images")
         host.wait_empty()
         hosts.Criu(host).restore(process.pid, directory / "images")

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
 """State that the images have no place for is refused with a line that names it, and the program runs on."""
-import os
 
 import pytest
 
@@ -24,7 +23,7 @@ def test_state_is_refused(directory, state):
     images.mkdir()
     with hosts.Host() as host:
         process = host.start([PROGRAM, state])
-        hosts.wait_until(lambda: os.path.exists(process.output_path) and "ready" in process.output())
+        process.wait_said("ready")
         before = faults.state(host)
         line = faults.one_clear_line(hosts.Criu(host).run("dump", process.pid, images))
         assert STATES[state] in line and f"task {process.pid}" in line, line
