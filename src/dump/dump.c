@@ -193,6 +193,8 @@ static int write_memory(struct dump *dump)
 	int error = memory_scan(dump);
 
 	dump_stage(dump, "scanned");
+	if (!error && dump->options->steps && dump->options->steps->scanned)
+		error = dump->options->steps->scanned(dump->options->context, dump);
 	if (!error && !dump->only_explain) {
 		uint64_t scanned = now_us();
 		error = memory_write(dump);
@@ -307,6 +309,8 @@ static int end_stopped(struct dump *dump)
 	int error = write_images(dump);
 
 	dump_stage(dump, "written");
+	if (!error && dump->options->steps && dump->options->steps->written)
+		error = dump->options->steps->written(dump->options->context, dump);
 	if (error < 0)
 		return error;
 	release_files(dump, false);

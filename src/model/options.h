@@ -31,6 +31,19 @@ enum dump_end_state {
 	DUMP_END_STOPPED,
 };
 
+struct dump;
+
+/*
+ * What a migration does in the midst of a dump. Each step returns 0 or a failure, which ends the dump and lets the tree
+ * run on; NULL = nothing to do.
+ */
+struct dump_steps {
+	/* The pages to write are known, none is written. */
+	int (*scanned)(void *context, struct dump *dump);
+	/* Everything is written and the tree still stands, held by criu: if criu dies now, the tree runs on. */
+	int (*written)(void *context, struct dump *dump);
+};
+
 struct dump_options {
 	pid_t pid;        /* root of the tree */
 	int images_dirfd; /* opened, writable; -1 for explain */
@@ -47,9 +60,19 @@ struct dump_options {
 	const struct action_scripts *scripts; /* may be NULL */
 	const char *die_at; /* tests: the stage at which criu kills itself with SIGKILL; NULL = never */
 	void (*blocker)(void *context, const struct failure *blocker);    /* explain: called for each */
+	const struct dump_steps *steps;                                   /* may be NULL */
 	void (*progress)(void *context, const struct progress *progress); /* may be NULL */
 	void *context;
 };
+
+/* The pages of one address space or shared memory, each at the offset of its address; holes are zeros. */
+struct page_store {
+	enum { PAGE_STORE_PROCESS = 1, PAGE_STORE_SHMEM = 2 } space;
+	uint64_t id; /* the pid, the id of the shared memory */
+	int fd;
+};
+
+struct preload; /* restore/preload.h */
 
 struct restore_options {
 	pid_t pid; /* must be the root of the images; 0 = not asked */
@@ -66,6 +89,17 @@ struct restore_options {
 	bool leave_stopped;
 	const struct action_scripts *scripts;
 	void (*progress)(void *context, const struct progress *progress);
+	/*
+	 * A migration: the calling process is to become the root, whose memory it has received (restore/preload.h);
+	 * restore_run() returns in a process that it forks. NULL = the caller stays what it is.
+	 */
+	struct preload *preload;
+	/* A migration: where pages lie that are neither in the preload nor in files of the images directory. */
+	const struct page_store *stores;
+	size_t store_count;
+	/* Every thread is complete and stands: the last moment at which the restore can be taken back. Returns 0 or a
+	 * failure, which ends all of its processes. NULL = go on. */
+	int (*before_resume)(void *context, struct failure *failure);
 	void *context;
 };
 

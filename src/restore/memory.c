@@ -8,6 +8,7 @@
  * descriptors of the tree (shared memory, memfds) comes after they exist.
  */
 #include "restore/memory.h"
+#include "restore/preload.h"
 
 #include <string.h>
 #include <sys/mman.h>
@@ -47,6 +48,11 @@ static bool is_special(const VmaEntry *vma)
 static bool is_early(const VmaEntry *vma)
 {
 	return !is_special(vma) && !(vma->status & (VMA_STATUS_MEMFD | VMA_STATUS_FILE_SHARED));
+}
+
+uint32_t memory_birth_flags(const VmaEntry *vma)
+{
+	return vma->flags & KEPT_FLAGS;
 }
 
 static bool survives_fork(const VmaEntry *vma)
@@ -193,6 +199,12 @@ static void find_origins(const struct restore_task *task, const struct restore_t
 	unmap_foreign(task, from, origin);
 }
 
+/* The root of a migrated tree has its memory already. */
+static bool is_preloaded(const struct restore *restore)
+{
+	return restore->options->preload && !restore->fork_origin;
+}
+
 int memory_restore_private(struct restore *restore)
 {
 	const struct restore_task *task = restore->self, *from = restore->fork_origin;
@@ -205,11 +217,17 @@ int memory_restore_private(struct restore *restore)
 		find_origins(task, from, origin);
 	else
 		memset(origin, 0xff, task->mm->n_vmas * sizeof(*origin));
+	if (is_preloaded(restore))
+		error = preload_adopt(restore);
 	for (size_t i = 0; i < task->mm->n_vmas && !error; i++) {
 		const VmaEntry *vma = task->mm->vmas[i];
 		if (!is_early(vma))
 			continue;
 		bool loads = has_pages(memory, vma);
+		if (memory->inherited[i]) {
+			error = pages_load(restore, i, memory->preloaded);
+			continue;
+		}
 		memory->inherited[i] = origin[i] >= 0;
 		if (memory->inherited[i]) {
 			uint64_t offset = vma->start - from->mm->vmas[origin[i]]->start;
@@ -225,6 +243,8 @@ int memory_restore_private(struct restore *restore)
 			error = fail_vma(restore, vma);
 	}
 	close_fd_pointer(&file.fd);
+	if (is_preloaded(restore) && !error)
+		preload_drop_rest(restore);
 	return error;
 }
 

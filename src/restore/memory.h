@@ -18,9 +18,12 @@ struct restore_memory {
 	size_t place_count, place_capacity;
 	bool has_huge;    /* some place is */
 	uint64_t *placed; /* by index of the vma: where it is now; its own address or a staging one */
-	bool *inherited;  /* by index of the vma: it came with the fork */
+	bool *inherited;  /* by index of the vma: it came with the fork, or before the restore began (preload.h) */
+	struct restore_memory *preloaded; /* the places that were received into; NULL = nothing was */
 };
 
+/* The MAP_* flags that a mapping of this entry is made with. */
+uint32_t memory_birth_flags(const VmaEntry *vma);
 /* Reads and checks the page images of all tasks and finds room for staging. In criu. Returns 0 or a failure. */
 int memory_read(struct restore *restore);
 /* In the task, before its children are forked: private memory, with content. Returns 0 or a failure. */

@@ -100,6 +100,30 @@ static int run_script(struct restore *restore, const char *action, pid_t pid)
 	return action_scripts_run(restore->options->scripts, action, pid, &restore->failure);
 }
 
+static int before_open(struct restore *restore)
+{
+	int error = 0;
+
+	for (const struct fd_kind *const *kind = fd_kinds; *kind && !error; kind++)
+		error = (*kind)->before_open ? (*kind)->before_open(restore) : 0;
+	return error;
+}
+
+/* The first process; in a migration it is there already, and it is criu that comes to be. */
+static int make_root(struct restore *restore, struct restore_tree_node *root, pid_t *ret_pid)
+{
+	int error;
+
+	if (!restore->options->preload) {
+		error = before_open(restore);
+		return error ? error : tree_create(restore, root, switch_to_task, ret_pid);
+	}
+	error = tree_become(restore, root, switch_to_task, ret_pid);
+	if (!error)
+		error = before_open(restore);
+	return error ? error : shared_wait(restore, BARRIER_STARTED);
+}
+
 /* Everything between the first fork and the moment when all threads are ready to run. */
 static int build_tree(struct restore *restore, struct restore_tree_node *root, pid_t *ret_pid)
 {
@@ -110,7 +134,7 @@ static int build_tree(struct restore *restore, struct restore_tree_node *root, p
 		return fail_errno(&restore->failure, errno, "restore-socket", NULL, NULL, "socketpair");
 	_cleanup_fd_ int notify_fd = pair[0];
 	restore->notify_fd = pair[1];
-	int error = tree_create(restore, root, switch_to_task, ret_pid);
+	int error = make_root(restore, root, ret_pid);
 	close(pair[1]);
 	if (!error)
 		error = shared_watch(restore, BARRIER_FORKED, resume_check_alive);
@@ -161,6 +185,8 @@ static int run(struct restore *restore, pid_t *ret_pid)
 		error = run_script(restore, "post-restore", *ret_pid);
 	if (!error)
 		error = run_script(restore, "pre-resume", *ret_pid);
+	if (!error && restore->options->before_resume)
+		error = restore->options->before_resume(restore->options->context, &restore->failure);
 	if (error < 0) {
 		resume_kill(restore, *ret_pid);
 		take_shared_failure(restore);

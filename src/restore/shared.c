@@ -44,7 +44,9 @@ int shared_create(struct restore *restore)
 	for (size_t i = 0; i < restore->task_count; i++)
 		live += restore->tasks[i]->state != TASK_DEAD;
 	for (int barrier = 0; barrier < BARRIER_COUNT; barrier++)
-		shared->barriers[barrier].expected = barrier <= BARRIER_JOINED ? restore->task_count : live;
+		shared->barriers[barrier].expected = barrier == BARRIER_STARTED  ? 1
+						     : barrier <= BARRIER_JOINED ? restore->task_count
+										 : live;
 	restore->shared = shared;
 	return 0;
 }
@@ -106,6 +108,10 @@ int shared_watch(struct restore *restore, enum restore_barrier barrier, int (*al
 	uint32_t now;
 
 	while ((now = atomic_load(arrived)) < shared->barriers[barrier].expected && !atomic_load(&shared->aborted)) {
+		if (!alive) {
+			wait_while_criu_lives(shared, arrived, now);
+			continue;
+		}
 		futex_wait(arrived, now, &interval);
 		int error = alive(restore);
 		if (error < 0)

@@ -12,6 +12,7 @@
 #include "model/restore.h"
 
 enum restore_barrier {
+	BARRIER_STARTED,   /* criu arrives: a root that was there before criu may go on (tree_become) */
 	BARRIER_FORKED,    /* every process exists, in its session */
 	BARRIER_GROUPS,    /* leaders of process groups exist */
 	BARRIER_JOINED,    /* everybody is in its group */
@@ -52,7 +53,7 @@ void shared_free(struct restore_shared *shared);
 void shared_abort(struct restore *restore);
 /* Arrives at a barrier and waits for the others. Returns 0, or -ECANCELED when somebody failed. */
 int shared_wait(struct restore *restore, enum restore_barrier barrier);
-/* Waits without taking part. In criu itself: @alive is asked from time to time and may end the wait. */
+/* Waits without taking part. In criu itself: @alive is asked from time to time and may end the wait; NULL in others. */
 int shared_watch(struct restore *restore, enum restore_barrier barrier, int (*alive)(struct restore *restore));
 /* Takes it on this process to open a file without owner. Returns 0, or the pid of the process that has done so. */
 pid_t shared_claim(struct restore *restore, uint32_t slot);

@@ -23,6 +23,7 @@
 #include "kinds/fd/fd_kind.h"
 #include "kinds/task/task_kind.h"
 #include "restore/memory.h"
+#include "restore/preload.h"
 #include "restore/shared.h"
 
 enum { TASK_DEAD = 2, FORK_RETRIES = 50, FORK_RETRY_NS = 10 * 1000 * 1000 };
@@ -59,33 +60,37 @@ static int fail_pid(struct restore *restore, pid_t pid, int error)
 }
 
 /*
- * Forks a process with the pid that the node asks for. A number that is taken may be taken for a moment only, by a
- * loader thread or helper of this restore: it is tried again before it is called taken.
+ * A number that is taken may be taken for a moment only, by a loader thread or helper of this restore: it is tried
+ * again before it is called taken.
  */
-static pid_t fork_node(struct tree_run *run, struct restore_tree_node *node, uint64_t flags)
+pid_t tree_fork(struct restore *restore, pid_t wanted, uint64_t flags)
 {
-	pid_t wanted = node->pid, creator = getpid(), pid;
 	struct clone_args args = {
 		.flags = flags,
-		.exit_signal = SIGCHLD,
+		/* With CLONE_PARENT the kernel takes the exit signal of the creator. */
+		.exit_signal = flags & CLONE_PARENT ? 0 : SIGCHLD,
 		.set_tid = (uint64_t)&wanted,
 		.set_tid_size = wanted ? 1 : 0,
 	};
 	const struct timespec pause = {.tv_nsec = FORK_RETRY_NS};
+	pid_t pid;
 
-	/* With CLONE_PARENT the kernel takes the exit signal of the creator. */
-	if (flags & CLONE_PARENT)
-		args.exit_signal = 0;
 	for (int tries = 0;; tries++) {
 		pid = syscall(SYS_clone3, &args, sizeof(args));
 		if (pid >= 0 || errno != EEXIST || tries == FORK_RETRIES)
 			break;
 		nanosleep(&pause, NULL);
 	}
+	return pid < 0 ? fail_pid(restore, wanted, errno) : pid;
+}
+
+/* Forks a process with the pid that the node asks for. */
+static pid_t fork_node(struct tree_run *run, struct restore_tree_node *node, uint64_t flags)
+{
+	pid_t creator = getpid(), pid = tree_fork(run->restore, node->pid, flags);
+
 	if (pid == 0)
 		become(run, node, creator);
-	if (pid < 0)
-		return fail_pid(run->restore, wanted, errno);
 	return pid;
 }
 
@@ -286,4 +291,27 @@ int tree_create(struct restore *restore, struct restore_tree_node *root,
 		return pid;
 	*ret_pid = pid;
 	return 0;
+}
+
+int tree_become(struct restore *restore, struct restore_tree_node *root,
+		void (*task_main)(struct restore *restore) __attribute__((noreturn)), pid_t *ret_pid)
+{
+	struct tree_run run = {restore, task_main};
+	pid_t self = getpid(), parent = getppid();
+
+	/* The new criu needs all that is known and nothing of what was received: no page tables are copied for it. */
+	int error = preload_inherit(restore, false);
+	if (error < 0)
+		return error;
+	pid_t pid = tree_fork(restore, 0, CLONE_PARENT);
+	if (pid < 0)
+		return pid;
+	if (pid == 0) {
+		restore->shared->criu = getpid();
+		*ret_pid = self;
+		return 0;
+	}
+	if (preload_inherit(restore, true) < 0 || shared_watch(restore, BARRIER_STARTED, NULL) < 0)
+		give_up(restore);
+	become(&run, root, parent);
 }

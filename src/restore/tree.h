@@ -29,5 +29,15 @@ void tree_print(const struct restore_tree_node *node, int depth, void *file);
  */
 int tree_create(struct restore *restore, struct restore_tree_node *root,
 		void (*task_main)(struct restore *restore) __attribute__((noreturn)), pid_t *ret_pid);
+/*
+ * The fork turned round: the calling process, which has the root's pid already and holds its memory
+ * (restore/preload.h), becomes the root, and a new process, its sibling, goes on as criu. Returns 0 in the new process
+ * (with *ret_pid: the root), or a failure in the old one.
+ */
+int tree_become(struct restore *restore, struct restore_tree_node *root,
+		void (*task_main)(struct restore *restore) __attribute__((noreturn)), pid_t *ret_pid);
+/* Makes a process with the pid @wanted (0: any); a number that is taken for a moment is waited for. Returns like
+ * fork(), -1 for a failure. */
+pid_t tree_fork(struct restore *restore, pid_t wanted, uint64_t flags);
 /* The session that the task keeps from criu, 0 if it has its own (shell jobs). */
 pid_t tree_inherited_session(const struct restore *restore);

@@ -46,6 +46,11 @@ struct fd_kind {
 	/* In criu itself, before any process exists: reads this kind's own images, checks ranges. May be NULL. */
 	int (*prepare)(struct restore *restore);
 	/*
+	 * In criu itself, after every prepare, before any file is opened: what has to hold outside of the tree until it
+	 * runs (the network lock). Unlike prepare it may start threads. May be NULL.
+	 */
+	int (*before_open)(struct restore *restore);
+	/*
 	 * In each task that leads a session, right after setsid(), before the children that inherit from it what a
 	 * session has: its terminal. May be NULL.
 	 */

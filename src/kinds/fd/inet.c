@@ -394,6 +394,12 @@ static int inet_prepare(struct restore *restore)
 	return tcp_restore_prepare(restore, &inet_kind, (struct tcp_restore **)restore_kind_state(restore, &inet_kind));
 }
 
+static int inet_before_open(struct restore *restore)
+{
+	tcp_restore_lock(restore, *(struct tcp_restore **)restore_kind_state(restore, &inet_kind));
+	return 0;
+}
+
 static int set_flag(int fd, int option, int value)
 {
 	return setsockopt(fd, SOL_SOCKET, option, &value, sizeof(value)) ? -errno : 0;
@@ -677,6 +683,7 @@ const struct fd_kind inet_kind = {
 	.dump_finish = inet_dump_finish,
 	.dump_release = inet_dump_release,
 	.prepare = inet_prepare,
+	.before_open = inet_before_open,
 	.open = inet_open,
 	.connect = inet_connect,
 	.finish = inet_finish,

@@ -507,9 +507,6 @@ static bool lock_owner(const struct restore *restore, struct network_lock_owner 
 int tcp_restore_prepare(struct restore *restore, const struct fd_kind *kind, struct tcp_restore **state)
 {
 	struct connection *outside = xcalloc(restore->file_count + 1, sizeof(*outside));
-	struct network_lock_owner owner;
-	struct failure failure = {0};
-	char line[1024];
 	size_t count = 0;
 
 	find_restored_pairs(restore, kind);
@@ -522,11 +519,19 @@ int tcp_restore_prepare(struct restore *restore, const struct fd_kind *kind, str
 	*state = xcalloc(1, sizeof(**state));
 	(*state)->outside = outside;
 	(*state)->count = count;
-	/* Without a lock a restore works as long as no peer sends in the next milliseconds. */
-	if (count && !restore->options->tcp_close && lock_owner(restore, &owner) &&
-	    network_lock_create(&failure, -1, &owner, outside, count, &(*state)->lock))
-		log_warn("%s", failure_line(&failure, line, sizeof(line)));
 	return 0;
+}
+
+void tcp_restore_lock(struct restore *restore, struct tcp_restore *state)
+{
+	struct network_lock_owner owner;
+	struct failure failure = {0};
+	char line[1024];
+
+	/* Without a lock a restore works as long as no peer sends in the next milliseconds. */
+	if (state->count && !restore->options->tcp_close && lock_owner(restore, &owner) &&
+	    network_lock_create(&failure, -1, &owner, state->outside, state->count, &state->lock))
+		log_warn("%s", failure_line(&failure, line, sizeof(line)));
 }
 
 void tcp_restore_release(struct restore *restore, struct tcp_restore **state)

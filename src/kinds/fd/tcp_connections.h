@@ -28,7 +28,9 @@ struct inet_restore_file {
 	struct tcp_stream *stream; /* between open and finish; NULL if the connection came back closed */
 };
 
-/* In criu itself: finds the pairs, keeps packets away until every socket exists. Returns 0 or a failure. */
+/* In criu itself: finds the pairs. Returns 0 or a failure. */
 int tcp_restore_prepare(struct restore *restore, const struct fd_kind *kind, struct tcp_restore **state);
+/* In criu itself: keeps packets away until every socket exists. Without a lock the restore goes on, with a warning. */
+void tcp_restore_lock(struct restore *restore, struct tcp_restore *state);
 /* When every socket exists: lets packets pass, also those that the dump locked out. */
 void tcp_restore_release(struct restore *restore, struct tcp_restore **state);

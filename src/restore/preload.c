@@ -1,0 +1,176 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "restore/preload.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "base/fd.h"
+#include "kinds/mem/mem_kind.h"
+#include "restore/memory.h"
+
+enum { PAGE_BYTES = 4096 };
+
+/* ---- while memory arrives ---- */
+
+/* The first range that ends behind @address. */
+static size_t first_range(const struct preload *preload, uint64_t address)
+{
+	size_t low = 0, high = preload->count;
+
+	while (low < high) {
+		size_t middle = (low + high) / 2;
+		if (preload->ranges[middle].end <= address)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return low;
+}
+
+static void insert_range(struct preload *preload, size_t index, struct preload_range range)
+{
+	ARRAY_GROW(preload->ranges, preload->count, preload->capacity);
+	memmove(&preload->ranges[index + 1], &preload->ranges[index],
+		(preload->count - index) * sizeof(*preload->ranges));
+	preload->ranges[index] = range;
+	preload->count++;
+}
+
+static int map_gap(struct preload *preload, size_t index, struct preload_range gap)
+{
+	void *address = mmap((void *)gap.start, gap.end - gap.start, PROT_READ | PROT_WRITE,
+			     gap.flags | MAP_FIXED_NOREPLACE, -1, 0);
+
+	if (address == MAP_FAILED)
+		return errno == EEXIST ? 0 : -errno; /* criu's own memory: received into a store */
+	insert_range(preload, index, gap);
+	return 1;
+}
+
+int preload_map(struct preload *preload, uint64_t start, uint64_t end, uint32_t flags)
+{
+	while (start < end) {
+		size_t index = first_range(preload, start);
+		struct preload_range *next = index < preload->count ? &preload->ranges[index] : NULL;
+		if (next && next->start <= start) {
+			start = next->end;
+			continue;
+		}
+		struct preload_range gap = {start, next && next->start < end ? next->start : end, flags};
+		int mapped = map_gap(preload, index, gap);
+		if (mapped < 0)
+			return mapped;
+		start = gap.end;
+	}
+	return 0;
+}
+
+void preload_unmap(struct preload *preload, uint64_t start, uint64_t end)
+{
+	size_t index = first_range(preload, start);
+
+	while (index < preload->count && preload->ranges[index].start < end) {
+		struct preload_range *range = &preload->ranges[index], rest = *range;
+		uint64_t from = start > range->start ? start : range->start, to = end < range->end ? end : range->end;
+		munmap((void *)from, to - from);
+		range->end = from;
+		rest.start = to;
+		if (range->start < range->end)
+			index++;
+		else
+			memmove(range, range + 1, (--preload->count - index) * sizeof(*range));
+		if (rest.start < rest.end)
+			insert_range(preload, index++, rest);
+	}
+}
+
+uint64_t preload_find(const struct preload *preload, uint64_t address, uint64_t bytes)
+{
+	size_t index = first_range(preload, address);
+	uint64_t at = address;
+
+	for (; index < preload->count && preload->ranges[index].start <= at && at < address + bytes; index++)
+		at = preload->ranges[index].end;
+	return at - address < bytes ? at - address : bytes;
+}
+
+void preload_free(struct preload *preload)
+{
+	free(preload->ranges);
+	*preload = (struct preload){};
+}
+
+/* ---- for the restore ---- */
+
+int preload_inherit(struct restore *restore, bool inherit)
+{
+	const struct preload *preload = restore->options->preload;
+
+	for (size_t i = 0; i < preload->count; i++) {
+		const struct preload_range *range = &preload->ranges[i];
+		if (madvise((void *)range->start, range->end - range->start, inherit ? MADV_DOFORK : MADV_DONTFORK) < 0)
+			return fail_errno(&restore->failure, errno, "preload-fork", NULL, NULL,
+					  "madvise of received memory");
+	}
+	return 0;
+}
+
+static bool is_adoptable(const VmaEntry *vma)
+{
+	return (vma->flags & MAP_ANONYMOUS) && (vma->flags & MAP_PRIVATE) && !(vma->flags & MAP_GROWSDOWN) &&
+	       (vma->status & VMA_STATUS_ANON_PRIVATE) && !(vma->status & (VMA_STATUS_VDSO | VMA_STATUS_VVAR));
+}
+
+/* What was not received is mapped too, unless criu lies there. */
+static bool fills_gaps(struct preload *preload, const VmaEntry *vma)
+{
+	uint64_t bytes = vma->end - vma->start;
+
+	preload_map(preload, vma->start, vma->end, memory_birth_flags(vma));
+	return preload_find(preload, vma->start, bytes) == bytes;
+}
+
+static bool has_flags(const struct preload *preload, const VmaEntry *vma, uint32_t flags)
+{
+	for (size_t i = first_range(preload, vma->start); i < preload->count && preload->ranges[i].start < vma->end;
+	     i++)
+		if (preload->ranges[i].flags != flags)
+			return false;
+	return true;
+}
+
+int preload_adopt(struct restore *restore)
+{
+	const struct restore_task *task = restore->self;
+	struct preload *preload = restore->options->preload;
+
+	for (size_t i = 0; i < task->mm->n_vmas; i++) {
+		const VmaEntry *vma = task->mm->vmas[i];
+		size_t index = first_range(preload, vma->start);
+		bool overlaps = index < preload->count && preload->ranges[index].start < vma->end;
+		if (!overlaps || !is_adoptable(vma) || !has_flags(preload, vma, memory_birth_flags(vma)) ||
+		    !fills_gaps(preload, vma))
+			continue;
+		task->memory->inherited[i] = true;
+		task->memory->placed[i] = vma->start;
+	}
+	return 0;
+}
+
+void preload_drop_rest(struct restore *restore)
+{
+	struct preload *preload = restore->options->preload;
+	const struct restore_task *task = restore->self;
+	uint64_t covered = 0;
+
+	for (size_t i = 0; i < task->mm->n_vmas; i++) {
+		const VmaEntry *vma = task->mm->vmas[i];
+		if (!task->memory->inherited[i])
+			continue;
+		if (vma->start > covered)
+			preload_unmap(preload, covered, vma->start);
+		covered = vma->end;
+	}
+	preload_unmap(preload, covered, UINT64_MAX);
+}
