@@ -12,6 +12,7 @@
 #include "base/fail.h"
 
 struct action_scripts;
+struct page_sink;
 
 /* Reported while pages are moved; totals are 0 until they are known. */
 struct progress {
@@ -58,6 +59,7 @@ struct dump_options {
 	unsigned timeout_seconds; /* for the freeze; 0 = wait for ever */
 	enum network_lock_method network_lock;
 	const struct action_scripts *scripts; /* may be NULL */
+	struct page_sink *page_sink;          /* takes all pages (page_sink.h); NULL: files of the images directory */
 	const char *die_at; /* tests: the stage at which criu kills itself with SIGKILL; NULL = never */
 	void (*blocker)(void *context, const struct failure *blocker);    /* explain: called for each */
 	const struct dump_steps *steps;                                   /* may be NULL */

@@ -20,6 +20,12 @@ struct page_run {
 	bool shared;              /* shared since a fork: process_vm_readv would give the task copies of its own */
 };
 
+/* The images of this dump hold the content of these pages under this task. */
+static inline bool page_run_is_written(const struct page_run *run)
+{
+	return !run->source;
+}
+
 struct memory_map {
 	struct mappings mappings;
 	struct page_run *runs;

@@ -34,12 +34,12 @@ static bool is_zero_page(const char *page)
 	return !page[0] && !memcmp(page, page + 1, PAGE_BYTES - 1);
 }
 
-static int read_piece(int fd, char *buffer, const struct page_range *piece)
+int page_copy_read(int fd, char *buffer, uint64_t offset, uint64_t bytes)
 {
 	uint64_t done = 0;
 
-	while (done < piece->bytes) {
-		ssize_t got = pread(fd, buffer + done, piece->bytes - done, piece->from + done);
+	while (done < bytes) {
+		ssize_t got = pread(fd, buffer + done, bytes - done, offset + done);
 		if (got < 0 && errno == EINTR)
 			continue;
 		if (got < 0)
@@ -48,7 +48,7 @@ static int read_piece(int fd, char *buffer, const struct page_range *piece)
 			break;
 		done += got;
 	}
-	memset(buffer + done, 0, piece->bytes - done);
+	memset(buffer + done, 0, bytes - done);
 	return 0;
 }
 
@@ -80,7 +80,7 @@ static void *run_thread(void *argument)
 	size_t at;
 
 	while (!atomic_load(&copy->error) && (at = atomic_fetch_add(&copy->next, 1)) < copy->count) {
-		int error = read_piece(copy->from, buffer, &copy->pieces[at]);
+		int error = page_copy_read(copy->from, buffer, copy->pieces[at].from, copy->pieces[at].bytes);
 		if (!error) {
 			error = write_piece(copy, buffer, &copy->pieces[at]);
 			if (error < 0)

@@ -16,3 +16,5 @@ struct page_range {
  * Returns 0 or -errno; *ret_writing tells which side failed.
  */
 int page_copy(int from, int to, uint64_t to_size, const struct page_range *ranges, size_t count, bool *ret_writing);
+/* Reads a range; bytes beyond the end of the file become zeros. Returns 0 or -errno. */
+int page_copy_read(int fd, char *buffer, uint64_t offset, uint64_t bytes);

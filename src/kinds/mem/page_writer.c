@@ -1,45 +1,41 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Copies the pages of the frozen tree into pages-<id>.img files with all cores, from outside
- * (kernel-facts.md section 3: two threads reach what the machine can do, and the target's limits do not apply).
+ * Copies the pages of the frozen tree into pages-<id>.img files, or hands them to a page sink, with all cores and
+ * from outside: the task itself could write its memory with one copy less, but its limits (file size, seccomp filters,
+ * memory cgroup) would apply.
  *
- * The work is a list of pieces of at most PIECE_BYTES, each with its place in its file, taken in batches by the
- * threads. Pages that are all zero are left as holes in the file.
+ * The work is a list of pieces, each with its place in its file, taken in batches by the threads. Pages that are all
+ * zero are left as holes in the file.
  */
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <string.h>
-#include <sys/uio.h>
 
 #include "base/fd.h"
 #include "kinds/mem/memory.h"
+#include "kinds/mem/page_read.h"
+#include "kinds/mem/page_send.h"
+#include "model/page_sink.h"
 
 #include "pagemap.pb-c.h"
 
 enum {
 	PAGE_BYTES = 4096,
-	PIECE_BYTES = 256 * 1024,
-	BATCH_PIECES = 256,
 	MAX_THREADS = 16,
 };
 
-struct piece {
-	struct dump_task *task;
-	uint64_t address, bytes;
-	uint64_t offset;   /* in the task's pages file */
-	bool through_file; /* read with /proc/PID/mem */
-};
-
 struct page_writer {
-	struct piece *pieces;
+	struct page_piece *pieces;
 	size_t count, capacity;
-	int *files; /* by index of the task */
+	size_t opened;          /* tasks before this one have their file or space */
+	int *files;             /* by index of the task */
+	struct page_sink *sink; /* NULL: into the files */
 	atomic_size_t next;
 	atomic_uint_fast64_t done_bytes;
 	uint64_t total_bytes;
 	atomic_int error;
-	atomic_int error_writing; /* 1: the file, 0: the task's memory */
+	atomic_int error_writing; /* 1: the file or sink, 0: the task's memory */
 };
 
 struct job {
@@ -72,44 +68,21 @@ static int write_pages(int fd, const char *buffer, size_t bytes, off_t offset)
 	return 0;
 }
 
-/*
- * The way around process_vm_readv, which refuses mappings that may not be read, and pins pages: pinning a page that
- * is shared since a fork makes the kernel copy it for the task.
- */
-static int read_through_file(const struct piece *piece, char *buffer)
+/* What page_read() has put into the buffer. */
+static int put_batch(struct page_writer *writer, const struct page_piece *pieces, size_t count, const char *buffer,
+		     size_t bytes)
 {
-	_cleanup_fd_ int fd = openat(piece->task->proc_dirfd, "mem", O_RDONLY | O_CLOEXEC);
+	struct page_sink *sink = writer->sink;
 
-	return fd < 0 ? -errno : pread_full(fd, buffer, piece->bytes, piece->address);
-}
-
-/* A batch lies in one task and one stretch of its file. Returns the number of pieces it holds. */
-static size_t read_batch(struct page_writer *writer, size_t first, size_t end, char *buffer, size_t *ret_bytes)
-{
-	const struct piece *pieces = writer->pieces;
-	struct iovec remote[BATCH_PIECES];
-	size_t count = 0, bytes = 0;
-
-	if (pieces[first].through_file) {
-		int error = read_through_file(&pieces[first], buffer);
+	if (!sink)
+		return write_pages(writer->files[pieces->task->index], buffer, bytes, pieces->offset);
+	for (size_t i = 0; i < count; buffer += pieces[i++].bytes) {
+		int error = sink->ops->pages(sink, PAGE_SPACE_PROCESS, pieces[i].task->pid, pieces[i].address, buffer,
+					     pieces[i].bytes);
 		if (error < 0)
-			atomic_store(&writer->error, error);
-		*ret_bytes = pieces[first].bytes;
-		return 1;
+			return error;
 	}
-	while (first + count < end && count < BATCH_PIECES) {
-		const struct piece *piece = &pieces[first + count];
-		if (piece->task != pieces[first].task || piece->through_file || bytes + piece->bytes > PIECE_BYTES)
-			break;
-		remote[count++] = (struct iovec){(void *)piece->address, piece->bytes};
-		bytes += piece->bytes;
-	}
-	struct iovec local = {buffer, bytes};
-	ssize_t got = process_vm_readv(pieces[first].task->pid, &local, 1, remote, count, 0);
-	if (got != (ssize_t)bytes)
-		atomic_store(&writer->error, got < 0 ? -errno : -EFAULT);
-	*ret_bytes = bytes;
-	return count;
+	return 0;
 }
 
 static void report_progress(const struct job *job)
@@ -124,6 +97,14 @@ static void report_progress(const struct job *job)
 	job->reports_to->progress(job->reports_to->context, &progress);
 }
 
+static void stop(struct page_writer *writer, int error, bool writing)
+{
+	int none = 0;
+
+	if (atomic_compare_exchange_strong(&writer->error, &none, error) && writing)
+		atomic_store(&writer->error_writing, 1);
+}
+
 static void *write_batches(void *argument)
 {
 	struct job *job = argument;
@@ -133,15 +114,17 @@ static void *write_batches(void *argument)
 	while (!atomic_load(&writer->error)) {
 		size_t first = atomic_fetch_add(&writer->next, CLAIM);
 		size_t end = first + CLAIM < writer->count ? first + CLAIM : writer->count;
-		while (first < end && !atomic_load(&writer->error)) {
-			size_t bytes, count = read_batch(writer, first, end, job->buffer, &bytes);
-			if (atomic_load(&writer->error))
+		while (first < end) {
+			size_t bytes;
+			int count = page_read(&writer->pieces[first], end - first, job->buffer, &bytes);
+			if (count < 0) {
+				stop(writer, count, false);
 				return NULL;
-			int error = write_pages(writer->files[writer->pieces[first].task->index], job->buffer, bytes,
-						writer->pieces[first].offset);
+			}
+			int error = put_batch(writer, &writer->pieces[first], count, job->buffer, bytes);
 			if (error < 0) {
-				atomic_store(&writer->error_writing, 1);
-				atomic_store(&writer->error, error);
+				stop(writer, error, true);
+				return NULL;
 			}
 			first += count;
 			atomic_fetch_add(&writer->done_bytes, bytes);
@@ -155,17 +138,14 @@ static void *write_batches(void *argument)
 
 static void add_pieces(struct page_writer *writer, struct dump_task *task, const struct page_run *run, uint64_t *offset)
 {
-	uint64_t left = run->pages * PAGE_BYTES, address = run->address;
-
-	while (left) {
-		uint64_t bytes = left < PIECE_BYTES ? left : PIECE_BYTES;
+	for (uint64_t done = 0; done < run->pages * PAGE_BYTES;) {
+		struct page_piece piece = page_piece_of_run(task, run, done);
+		piece.offset = *offset;
 		ARRAY_GROW(writer->pieces, writer->count, writer->capacity);
-		writer->pieces[writer->count++] =
-			(struct piece){task, address, bytes, *offset, run->unreadable || run->shared};
-		address += bytes;
-		*offset += bytes;
-		writer->total_bytes += bytes;
-		left -= bytes;
+		writer->pieces[writer->count++] = piece;
+		*offset += piece.bytes;
+		writer->total_bytes += piece.bytes;
+		done += piece.bytes;
 	}
 }
 
@@ -186,16 +166,13 @@ static int write_pagemap(struct dump *dump, struct dump_task *task)
 		entry.vaddr = run->address;
 		entry.has_nr_pages = entry.has_flags = true;
 		entry.nr_pages = run->pages;
-		entry.flags = (run->source ? PAGEMAP_SHARED : PAGEMAP_PRESENT) | (run->huge ? PAGEMAP_HUGE : 0) |
-			      (run->lazy && !run->source ? PAGEMAP_LAZY : 0);
+		entry.flags = page_run_flags(run);
 		if (run->source) {
 			entry.has_source_pid = entry.has_source_vaddr = true;
 			entry.source_pid = run->source->pid;
 			entry.source_vaddr = run->source_address;
 		}
 		image_write(image, &entry.base);
-		dump->stats.pages_scanned += run->pages;
-		dump->stats.pages_written += run->source ? 0 : run->pages;
 	}
 	return image_close(&image);
 }
@@ -222,13 +199,14 @@ static int prepare(struct dump *dump, struct page_writer *writer)
 
 		if (!task->memory)
 			continue;
-		task->memory->pages_id = ++dump->last_pages_id;
 		for (size_t r = 0; r < task->memory->run_count; r++)
-			if (!task->memory->runs[r].source)
+			if (page_run_is_written(&task->memory->runs[r]))
 				add_pieces(writer, task, &task->memory->runs[r], &offset);
-		int error = open_pages_file(dump, task, offset, &writer->files[i]);
+		int error = writer->sink ? page_send_open(dump, task)
+					 : open_pages_file(dump, task, offset, &writer->files[i]);
 		if (error < 0)
 			return error;
+		writer->opened = i + 1;
 	}
 	return 0;
 }
@@ -239,12 +217,12 @@ static int run_threads(struct dump *dump, struct page_writer *writer)
 	size_t count = cores < 1 ? 1 : cores > MAX_THREADS ? MAX_THREADS : cores, started = 1;
 	struct job jobs[MAX_THREADS];
 	pthread_t threads[MAX_THREADS];
-	char *buffers = aligned_alloc(PAGE_BYTES, count * PIECE_BYTES);
+	char *buffers = aligned_alloc(PAGE_BYTES, count * PAGE_PIECE_BYTES);
 
 	if (!buffers)
 		return fail(&dump->failure, ENOMEM, "out-of-memory", NULL, NULL, "no memory for the page buffers");
 	for (size_t i = 0; i < count; i++)
-		jobs[i] = (struct job){writer, i ? NULL : dump->options, buffers + i * PIECE_BYTES};
+		jobs[i] = (struct job){writer, i ? NULL : dump->options, buffers + i * PAGE_PIECE_BYTES};
 	while (started < count && !pthread_create(&threads[started], NULL, write_batches, &jobs[started]))
 		started++;
 	write_batches(&jobs[0]);
@@ -252,6 +230,8 @@ static int run_threads(struct dump *dump, struct page_writer *writer)
 		pthread_join(threads[i], NULL);
 	free(buffers);
 	int error = atomic_load(&writer->error);
+	if (error && writer->sink && atomic_load(&writer->error_writing))
+		return page_send_failed(dump, error);
 	if (error && atomic_load(&writer->error_writing))
 		return fail_errno(&dump->failure, error, "image-write", "pages image",
 				  error == -ENOSPC ? "free space, or choose another --images-dir" : NULL,
@@ -261,24 +241,59 @@ static int run_threads(struct dump *dump, struct page_writer *writer)
 	return 0;
 }
 
-int memory_write(struct dump *dump)
+/* The spaces that were opened are closed after a failure too. */
+static int finish(struct dump *dump, struct page_writer *writer, int error)
 {
-	struct page_writer writer = {};
+	for (size_t i = 0; i < writer->opened; i++) {
+		struct dump_task *task = dump->tasks[i];
+		int closed = 0;
+		if (writer->sink && task->memory)
+			closed = page_send_close(dump, task);
+		else if (writer->files[i] >= 0 && close(writer->files[i]) < 0)
+			closed = fail_errno(&dump->failure, errno, "image-write", "pages image", NULL,
+					    "cannot close it");
+		error = error ? error : closed;
+	}
+	free(writer->files);
+	free(writer->pieces);
+	return error;
+}
 
+static void count_pages(struct dump *dump, struct memory_map *memory)
+{
+	memory->pages_id = ++dump->last_pages_id;
+	for (size_t i = 0; i < memory->run_count; i++) {
+		const struct page_run *run = &memory->runs[i];
+		dump->stats.pages_scanned += run->pages;
+		dump->stats.pages_written += page_run_is_written(run) ? run->pages : 0;
+	}
+}
+
+static int write_all_pages(struct dump *dump)
+{
+	struct page_writer writer = {.sink = dump->options->page_sink};
+
+	for (size_t i = 0; i < dump->task_count; i++)
+		if (dump->tasks[i]->memory)
+			count_pages(dump, dump->tasks[i]->memory);
+	if (writer.sink && writer.sink->ops->ordered)
+		return page_send_in_order(dump);
 	writer.files = xcalloc(dump->task_count, sizeof(*writer.files));
 	for (size_t i = 0; i < dump->task_count; i++)
 		writer.files[i] = -1;
 	int error = prepare(dump, &writer);
 	if (!error && writer.count)
 		error = run_threads(dump, &writer);
-	for (size_t i = 0; i < dump->task_count; i++)
-		if (writer.files[i] >= 0 && close(writer.files[i]) < 0 && !error)
-			error = fail_errno(&dump->failure, errno, "image-write", "pages image", NULL,
-					   "cannot close it");
+	return finish(dump, &writer, error);
+}
+
+int memory_write(struct dump *dump)
+{
+	const struct page_sink *sink = dump->options->page_sink;
+	int error = write_all_pages(dump);
+
 	for (size_t i = 0; i < dump->task_count && !error; i++)
-		if (dump->tasks[i]->memory)
+		if (dump->tasks[i]->memory && !(sink && sink->ops->keeps_pagemap))
 			error = write_pagemap(dump, dump->tasks[i]);
-	free(writer.files);
-	free(writer.pieces);
 	return error;
 }

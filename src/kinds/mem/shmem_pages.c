@@ -11,10 +11,14 @@
 #include "base/fd.h"
 #include "image/image.h"
 #include "kinds/mem/page_copy.h"
+#include "model/page_sink.h"
 
 #include "pagemap.pb-c.h"
 
-enum { PAGE_BYTES = 4096 };
+enum {
+	PAGE_BYTES = 4096,
+	PIECE_BYTES = 256 * 1024,
+};
 
 /* Ranges of one file; the pages file has them one after another. */
 struct range_list {
@@ -66,8 +70,6 @@ static int write_pagemap(struct dump *dump, const struct range_list *list, uint3
 		entry.flags = PAGEMAP_PRESENT;
 		entry.nr_pages = list->items[i].bytes / PAGE_BYTES;
 		image_write(image, &entry.base);
-		dump->stats.shpages_scanned += entry.nr_pages;
-		dump->stats.shpages_written += entry.nr_pages;
 	}
 	return image_close(&image);
 }
@@ -89,18 +91,64 @@ static int write_data(struct dump *dump, int fd, const struct range_list *list, 
 	return 0;
 }
 
+static int write_files(struct dump *dump, int fd, const struct range_list *list, uint32_t id)
+{
+	uint32_t pages_id = ++dump->last_pages_id;
+	int error = write_data(dump, fd, list, pages_id);
+
+	return error ? error : write_pagemap(dump, list, id, pages_id);
+}
+
+/* The last page of shared memory may end beyond the file. */
+static int send_range(struct dump *dump, int fd, const struct page_range *range, uint32_t id, char *buffer)
+{
+	struct page_sink *sink = dump->options->page_sink;
+	int error = 0;
+
+	if (sink->ops->keeps_pagemap)
+		error = sink->ops->entry(sink, PAGE_SPACE_SHMEM, id, range->from, range->bytes / PAGE_BYTES,
+					 PAGEMAP_PRESENT);
+	for (uint64_t done = 0; done < range->bytes && !error;) {
+		uint64_t left = range->bytes - done, bytes = left < PIECE_BYTES ? left : PIECE_BYTES;
+		error = page_copy_read(fd, buffer, range->from + done, bytes);
+		if (error < 0)
+			return fail_errno(&dump->failure, error, "shmem-read", NULL, NULL, "cannot read shared memory");
+		error = sink->ops->pages(sink, PAGE_SPACE_SHMEM, id, range->from + done, buffer, bytes);
+		done += bytes;
+	}
+	return error ? fail_errno(&dump->failure, error, "page-sink", sink->name, NULL, "cannot hand memory pages over")
+		     : 0;
+}
+
+/* Shared memory is found one after another, so one thread feeds the sink, whether it wants order or not. */
+static int send_to_sink(struct dump *dump, int fd, const struct range_list *list, uint32_t id)
+{
+	_cleanup_free_ char *buffer = xcalloc(1, PIECE_BYTES);
+	struct page_sink *sink = dump->options->page_sink;
+	int error = sink->ops->open(sink, &dump->failure, PAGE_SPACE_SHMEM, id);
+
+	if (error < 0)
+		return error;
+	for (size_t i = 0; i < list->count && !error; i++)
+		error = send_range(dump, fd, &list->items[i], id, buffer);
+	int closed = sink->ops->close(sink, PAGE_SPACE_SHMEM, id);
+	if (closed && !error)
+		error = fail_errno(&dump->failure, closed, "page-sink", sink->name, NULL,
+				   "cannot hand memory pages over");
+	return error || sink->ops->keeps_pagemap ? error : write_pagemap(dump, list, id, ++dump->last_pages_id);
+}
+
 int shmem_pages_write(struct dump *dump, int fd, uint64_t size_bytes, uint32_t id)
 {
 	struct range_list list = {};
-	uint32_t pages_id = ++dump->last_pages_id;
 	int error = find_data(fd, size_bytes, &list);
 
 	if (error < 0)
 		fail_errno(&dump->failure, error, "shmem-read", NULL, NULL, "cannot find the data of shared memory");
 	if (!error)
-		error = write_data(dump, fd, &list, pages_id);
-	if (!error)
-		error = write_pagemap(dump, &list, id, pages_id);
+		error = dump->options->page_sink ? send_to_sink(dump, fd, &list, id) : write_files(dump, fd, &list, id);
+	dump->stats.shpages_scanned += list.total_bytes / PAGE_BYTES;
+	dump->stats.shpages_written += list.total_bytes / PAGE_BYTES;
 	free(list.items);
 	return error;
 }

@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * process_vm_readv reads many ranges in one call, but it refuses mappings that may not be read, and it pins pages:
+ * pinning a page that is shared since a fork makes the kernel copy it for the task. Those go through /proc/PID/mem.
+ */
+#include "kinds/mem/page_read.h"
+
+#include <fcntl.h>
+#include <sys/uio.h>
+
+#include "base/fd.h"
+
+enum {
+	PAGE_BYTES = 4096,
+	BATCH_PIECES = 256,
+};
+
+struct page_piece page_piece_of_run(struct dump_task *task, const struct page_run *run, uint64_t done_bytes)
+{
+	uint64_t left = run->pages * PAGE_BYTES - done_bytes;
+
+	return (struct page_piece){
+		.task = task,
+		.address = run->address + done_bytes,
+		.bytes = left < PAGE_PIECE_BYTES ? left : PAGE_PIECE_BYTES,
+		.through_file = run->unreadable || run->shared,
+	};
+}
+
+static int read_through_file(const struct page_piece *piece, char *buffer)
+{
+	_cleanup_fd_ int fd = openat(piece->task->proc_dirfd, "mem", O_RDONLY | O_CLOEXEC);
+
+	return fd < 0 ? -errno : pread_full(fd, buffer, piece->bytes, piece->address);
+}
+
+int page_read(const struct page_piece *pieces, size_t count, char *buffer, size_t *ret_bytes)
+{
+	struct iovec remote[BATCH_PIECES];
+	size_t taken = 0, bytes = 0;
+
+	if (pieces[0].through_file) {
+		int error = read_through_file(&pieces[0], buffer);
+		if (!error)
+			*ret_bytes = pieces[0].bytes;
+		return error ? error : 1;
+	}
+	while (taken < count && taken < BATCH_PIECES) {
+		const struct page_piece *piece = &pieces[taken];
+		if (piece->task != pieces[0].task || piece->through_file || bytes + piece->bytes > PAGE_PIECE_BYTES)
+			break;
+		remote[taken++] = (struct iovec){(void *)piece->address, piece->bytes};
+		bytes += piece->bytes;
+	}
+	struct iovec local = {buffer, bytes};
+	ssize_t got = process_vm_readv(pieces[0].task->pid, &local, 1, remote, taken, 0);
+	if (got != (ssize_t)bytes)
+		return got < 0 ? -errno : -EFAULT;
+	*ret_bytes = bytes;
+	return taken;
+}

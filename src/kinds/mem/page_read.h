@@ -1,0 +1,23 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Reading the pages of frozen tasks from outside. */
+#pragma once
+
+#include "kinds/mem/memory.h"
+
+enum { PAGE_PIECE_BYTES = 256 * 1024 };
+
+/* Pages in a row that are read together; at most PAGE_PIECE_BYTES. */
+struct page_piece {
+	struct dump_task *task;
+	uint64_t address, bytes;
+	uint64_t offset;   /* of the task's pages before these, in bytes: the place in its pages file */
+	bool through_file; /* read with /proc/PID/mem */
+};
+
+/* The piece of @run that begins @done_bytes into it; its offset is left 0. */
+struct page_piece page_piece_of_run(struct dump_task *task, const struct page_run *run, uint64_t done_bytes);
+/*
+ * Reads as many of the @count pieces (at least one) as belong to one task and fit into @buffer of PAGE_PIECE_BYTES.
+ * Returns their number and the bytes of all, or -errno.
+ */
+int page_read(const struct page_piece *pieces, size_t count, char *buffer, size_t *ret_bytes);

@@ -1,0 +1,94 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A sink that wants order is fed here by one thread. Any other gets its pages from the threads of page_writer.c;
+ * here its spaces are opened and closed.
+ */
+#include "kinds/mem/page_send.h"
+
+#include "base/fd.h"
+#include "image/image.h"
+#include "kinds/mem/page_read.h"
+#include "model/page_sink.h"
+
+uint32_t page_run_flags(const struct page_run *run)
+{
+	return (run->source ? PAGEMAP_SHARED : PAGEMAP_PRESENT) | (run->huge ? PAGEMAP_HUGE : 0) |
+	       (run->lazy && !run->source ? PAGEMAP_LAZY : 0);
+}
+
+int page_send_failed(struct dump *dump, int error)
+{
+	return fail_errno(&dump->failure, error, "page-sink", dump->options->page_sink->name, NULL,
+			  "cannot hand memory pages over");
+}
+
+static int send_entry(struct dump *dump, struct dump_task *task, const struct page_run *run)
+{
+	struct page_sink *sink = dump->options->page_sink;
+	int error = sink->ops->keeps_pagemap ? sink->ops->entry(sink, PAGE_SPACE_PROCESS, task->pid, run->address,
+								run->pages, page_run_flags(run))
+					     : 0;
+
+	return error ? page_send_failed(dump, error) : 0;
+}
+
+int page_send_open(struct dump *dump, struct dump_task *task)
+{
+	struct page_sink *sink = dump->options->page_sink;
+	int error = sink->ops->open(sink, &dump->failure, PAGE_SPACE_PROCESS, task->pid);
+
+	for (size_t i = 0; !error && !sink->ops->ordered && i < task->memory->run_count; i++)
+		error = send_entry(dump, task, &task->memory->runs[i]);
+	return error;
+}
+
+int page_send_close(struct dump *dump, struct dump_task *task)
+{
+	struct page_sink *sink = dump->options->page_sink;
+	int error = sink->ops->close(sink, PAGE_SPACE_PROCESS, task->pid);
+
+	return error ? page_send_failed(dump, error) : 0;
+}
+
+static int send_run(struct dump *dump, struct dump_task *task, const struct page_run *run, char *buffer)
+{
+	struct page_sink *sink = dump->options->page_sink;
+	int error = send_entry(dump, task, run);
+	uint64_t done = 0;
+	size_t bytes;
+
+	while (!error && page_run_is_written(run)) {
+		struct page_piece piece = page_piece_of_run(task, run, done);
+		if (!piece.bytes)
+			break;
+		int got = page_read(&piece, 1, buffer, &bytes);
+		if (got < 0)
+			return fail_errno(&dump->failure, got, "task-memory", dump_task_name(dump, task), NULL,
+					  "cannot read its memory");
+		error = sink->ops->pages(sink, PAGE_SPACE_PROCESS, task->pid, piece.address, buffer, bytes);
+		if (error)
+			return page_send_failed(dump, error);
+		done += bytes;
+	}
+	return error;
+}
+
+int page_send_in_order(struct dump *dump)
+{
+	_cleanup_free_ char *buffer = xcalloc(1, PAGE_PIECE_BYTES);
+	int error = 0;
+
+	for (size_t i = 0; i < dump->task_count && !error; i++) {
+		struct dump_task *task = dump->tasks[i];
+		if (!task->memory)
+			continue;
+		error = page_send_open(dump, task);
+		if (error < 0)
+			return error;
+		for (size_t r = 0; r < task->memory->run_count && !error; r++)
+			error = send_run(dump, task, &task->memory->runs[r], buffer);
+		int closed = page_send_close(dump, task);
+		error = error ? error : closed;
+	}
+	return error;
+}

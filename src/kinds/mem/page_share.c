@@ -1,0 +1,166 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * How pages that fork shares are found. In a tree of several tasks the page frame numbers of /proc/PID/pagemap tell
+ * which tasks still share a page since a fork: the first task that has it writes it, the others refer to it. A page
+ * that is mapped once only (the exclusive bit) needs no look-up.
+ */
+#include <fcntl.h>
+#include <string.h>
+
+#include "base/fd.h"
+#include "base/log.h"
+#include "kinds/mem/memory.h"
+#include "kinds/mem/page_runs.h"
+#include "model/page_sink.h"
+
+enum {
+	PAGE_BYTES = 4096,
+	/* Below this many shared pages the images stay in the plain format that every reader knows. */
+	SHARED_PAGES_WORTH_AN_EXTENSION = 1024,
+};
+
+enum {
+	PAGEMAP_FRAME_BITS = 55,
+	PAGEMAP_BIT_EXCLUSIVE = 56,
+	PAGEMAP_BIT_PRESENT = 63,
+};
+
+/* Open addressing, page frame to the page that the images hold; a tree has millions of pages. */
+struct frame_table {
+	struct frame {
+		uint64_t frame; /* 0 = empty */
+		struct dump_task *task;
+		uint64_t address;
+	} * slots;
+	size_t mask, used;
+};
+
+static struct frame *frame_slot(struct frame_table *table, uint64_t frame)
+{
+	size_t at = (frame * 0x9e3779b97f4a7c15ULL) >> 20 & table->mask;
+
+	while (table->slots[at].frame && table->slots[at].frame != frame)
+		at = (at + 1) & table->mask;
+	return &table->slots[at];
+}
+
+static void frame_table_grow(struct frame_table *table)
+{
+	struct frame_table larger = {.mask = table->slots ? table->mask * 2 + 1 : 4095};
+
+	larger.slots = xcalloc(larger.mask + 1, sizeof(*larger.slots));
+	for (size_t i = 0; table->slots && i <= table->mask; i++)
+		if (table->slots[i].frame)
+			*frame_slot(&larger, table->slots[i].frame) = table->slots[i];
+	larger.used = table->used;
+	free(table->slots);
+	*table = larger;
+}
+
+static bool is_shared_candidate(uint64_t pagemap_entry)
+{
+	return (pagemap_entry >> PAGEMAP_BIT_PRESENT & 1) && !(pagemap_entry >> PAGEMAP_BIT_EXCLUSIVE & 1) &&
+	       (pagemap_entry & ((1ULL << PAGEMAP_FRAME_BITS) - 1));
+}
+
+/* Replaces the runs of @task by finer ones that say which pages another task holds already. */
+static int find_shared_pages(struct dump *dump, struct dump_task *task, struct frame_table *table, uint64_t *ret_shared)
+{
+	_cleanup_fd_ int fd = openat(task->proc_dirfd, "pagemap", O_RDONLY | O_CLOEXEC);
+	struct memory_map *memory = task->memory;
+	_cleanup_free_ struct page_run *whole = TAKE_POINTER(memory->runs);
+	size_t whole_count = memory->run_count;
+	enum { ENTRIES = 8192 };
+	_cleanup_free_ uint64_t *entries = xcalloc(ENTRIES, sizeof(*entries));
+
+	if (fd < 0)
+		return fail_errno(&dump->failure, errno, "task-pagemap", dump_task_name(dump, task), NULL,
+				  "cannot open its pagemap");
+	memory->run_count = memory->run_capacity = 0;
+	for (size_t i = 0; i < whole_count; i++) {
+		for (uint64_t done = 0; done < whole[i].pages;) {
+			uint64_t address = whole[i].address + done * PAGE_BYTES;
+			size_t count = whole[i].pages - done < ENTRIES ? whole[i].pages - done : ENTRIES;
+			int error = pread_full(fd, entries, count * sizeof(*entries), address / PAGE_BYTES * 8);
+			if (error < 0)
+				return fail_errno(&dump->failure, error, "task-pagemap", dump_task_name(dump, task),
+						  NULL, "cannot read its pagemap");
+			for (size_t p = 0; p < count; p++, address += PAGE_BYTES) {
+				struct page_run run = whole[i];
+				run.address = address;
+				run.pages = 1;
+				if (is_shared_candidate(entries[p])) {
+					run.shared = true;
+					if (table->used * 2 >= table->mask)
+						frame_table_grow(table);
+					uint64_t number = entries[p] & ((1ULL << PAGEMAP_FRAME_BITS) - 1);
+					struct frame *frame = frame_slot(table, number);
+					if (frame->frame && frame->task != task) {
+						run.source = frame->task;
+						run.source_address = frame->address;
+						++*ret_shared;
+					} else if (!frame->frame) {
+						*frame = (struct frame){number, task, address};
+						table->used++;
+					}
+				}
+				page_runs_add(memory, &run);
+			}
+			done += count;
+		}
+	}
+	return 0;
+}
+
+/* Few shared pages: write them in full, as every reader understands it. */
+static void forget_sources(struct dump *dump)
+{
+	for (size_t i = 0; i < dump->task_count; i++) {
+		struct memory_map *memory = dump->tasks[i]->memory;
+		if (!memory)
+			continue;
+		_cleanup_free_ struct page_run *runs = TAKE_POINTER(memory->runs);
+		size_t count = memory->run_count;
+		memory->run_count = memory->run_capacity = 0;
+		for (size_t r = 0; r < count; r++) {
+			runs[r].source = NULL;
+			page_runs_add(memory, &runs[r]);
+		}
+	}
+}
+
+static bool may_refer_to_others(const struct dump_options *options)
+{
+	return !options->format_plain && !(options->page_sink && options->page_sink->ops->keeps_pagemap);
+}
+
+int page_share_find(struct dump *dump)
+{
+	struct frame_table table = {};
+	uint64_t shared = 0;
+	size_t live = 0;
+	int error = 0;
+
+	for (size_t i = 0; i < dump->task_count; i++)
+		live += dump->tasks[i]->memory != NULL;
+	if (live < 2)
+		return 0;
+	frame_table_grow(&table);
+	for (size_t i = 0; i < dump->task_count && !error; i++)
+		if (dump->tasks[i]->memory)
+			error = find_shared_pages(dump, dump->tasks[i], &table, &shared);
+	free(table.slots);
+	if (!error && (shared < SHARED_PAGES_WORTH_AN_EXTENSION || !may_refer_to_others(dump->options)))
+		forget_sources(dump);
+	log_info("pages shared since a fork: %lu", shared);
+	return error;
+}
+
+bool memory_has_shared_runs(const struct dump *dump)
+{
+	for (size_t i = 0; i < dump->task_count; i++)
+		for (size_t r = 0; dump->tasks[i]->memory && r < dump->tasks[i]->memory->run_count; r++)
+			if (dump->tasks[i]->memory->runs[r].source)
+				return true;
+	return false;
+}
