@@ -331,21 +331,26 @@ void stream_shutdown(struct stream *stream)
 	close(fds[0]);
 }
 
-void stream_close(struct stream **stream)
+void stream_forget(struct stream **stream)
 {
 	struct stream *closed = *stream;
 
 	if (!closed)
 		return;
 	*stream = NULL;
-	if (closed->operations->goodbye)
-		closed->operations->goodbye(closed);
 	if (closed->read_fd >= 0)
 		close(closed->read_fd);
 	if (closed->write_fd >= 0 && closed->write_fd != closed->read_fd)
 		close(closed->write_fd);
 	closed->operations->free(closed);
 	free(closed);
+}
+
+void stream_close(struct stream **stream)
+{
+	if (*stream && (*stream)->operations->goodbye)
+		(*stream)->operations->goodbye(*stream);
+	stream_forget(stream);
 }
 
 const char *stream_peer(const struct stream *stream)

@@ -106,6 +106,12 @@ void stream_shutdown(struct stream *stream);
 /* Says good-bye, closes, frees; an ssh child is waited for. *stream becomes NULL. NULL is fine. */
 void stream_close(struct stream **stream);
 
+/* Closes the descriptors and frees without a word: another process goes on with the stream. *stream becomes NULL. */
+void stream_forget(struct stream **stream);
+
+/* Like stream_close() without a word: another process goes on with the stream. */
+void stream_forget(struct stream **stream);
+
 /* The other side, for messages. */
 const char *stream_peer(const struct stream *stream);
 /*

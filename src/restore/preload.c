@@ -95,6 +95,14 @@ uint64_t preload_find(const struct preload *preload, uint64_t address, uint64_t 
 	return at - address < bytes ? at - address : bytes;
 }
 
+uint64_t preload_gap(const struct preload *preload, uint64_t address, uint64_t bytes)
+{
+	size_t index = first_range(preload, address);
+	uint64_t start = index < preload->count ? preload->ranges[index].start : UINT64_MAX;
+
+	return start <= address ? 0 : start - address < bytes ? start - address : bytes;
+}
+
 void preload_free(struct preload *preload)
 {
 	free(preload->ranges);

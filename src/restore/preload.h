@@ -37,6 +37,8 @@ int preload_map(struct preload *preload, uint64_t start, uint64_t end, uint32_t 
 void preload_unmap(struct preload *preload, uint64_t start, uint64_t end);
 /* How many bytes from @address on, at most @bytes, are mapped here; 0 = none. */
 uint64_t preload_find(const struct preload *preload, uint64_t address, uint64_t bytes);
+/* How many bytes from @address on, at most @bytes, are not. */
+uint64_t preload_gap(const struct preload *preload, uint64_t address, uint64_t bytes);
 void preload_free(struct preload *preload);
 
 /* ---- for the restore ---- */

@@ -1,0 +1,394 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "migrate/cradle.h"
+
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/fd.h"
+#include "base/log.h"
+#include "migrate/page_stores.h"
+#include "migrate/stream.h"
+#include "restore/restore.h"
+#include "restore/tree.h"
+
+/* ---- the words between `criu receive` and the cradle ---- */
+
+enum cradle_word {
+	CRADLE_MAP = 1, /* count ranges follow, in one stream of bytes */
+	CRADLE_COUNT,
+	CRADLE_RESTORE,
+	CRADLE_RESUME,
+};
+
+struct cradle_order {
+	enum cradle_word word;
+	uint32_t count;
+};
+
+/* The answer to every order. */
+struct cradle_answer {
+	struct failure failure; /* error 0 = done */
+	struct page_receiver_statistics statistics;
+};
+
+/* ---- in the cradle ---- */
+
+struct nursery {
+	const struct cradle_options *options;
+	int socket_fd;
+	struct preload preload;
+	pthread_rwlock_t preload_lock;
+	atomic_uint in_flight; /* pages are being received into the preload */
+	struct page_stores *stores;
+	struct page_receiver *receiver;
+};
+
+static void answer(const struct nursery *nursery, const struct failure *failure)
+{
+	struct cradle_answer message = {};
+
+	if (failure)
+		message.failure = *failure;
+	if (nursery->receiver)
+		page_receiver_statistics(nursery->receiver, &message.statistics);
+	if (write_full(nursery->socket_fd, &message, sizeof(message)) < 0)
+		_exit(1); /* nobody is left to whom it matters */
+}
+
+static void __attribute__((noreturn)) give_up(const struct nursery *nursery, const struct failure *failure)
+{
+	answer(nursery, failure);
+	_exit(1);
+}
+
+/* Pages of the root go where they stay, if criu itself does not lie there. */
+static int place(void *context, uint32_t space_kind, uint32_t space_id, uint64_t address, uint32_t pages,
+		 struct failure *failure, void **ret_memory)
+{
+	struct nursery *nursery = context;
+	uint64_t bytes = (uint64_t)pages * FRAME_PAGE_BYTES;
+
+	bool in_place = false;
+
+	if (space_kind == SPACE_PROCESS && space_id == (uint32_t)nursery->options->root_pid) {
+		pthread_rwlock_rdlock(&nursery->preload_lock);
+		in_place = preload_find(&nursery->preload, address, bytes) == bytes;
+		if (in_place)
+			atomic_fetch_add(&nursery->in_flight, 1);
+		pthread_rwlock_unlock(&nursery->preload_lock);
+	}
+	*ret_memory = (void *)address;
+	return in_place ? 0 : page_stores_buffer(nursery->stores, failure, ret_memory);
+}
+
+/* Calls for each part of a range whether it is in place or belongs into the store. */
+static int for_parts(struct nursery *nursery, uint32_t space_kind, uint32_t space_id, uint64_t address, uint64_t bytes,
+		     int (*in_place)(uint64_t address, uint64_t bytes, const void *data),
+		     int (*stored)(struct page_stores *stores, uint32_t space_kind, uint32_t space_id, uint64_t address,
+				   uint64_t bytes, const void *data, struct failure *failure),
+		     const char *data, struct failure *failure)
+{
+	bool root = space_kind == SPACE_PROCESS && space_id == (uint32_t)nursery->options->root_pid;
+	int error = 0;
+
+	pthread_rwlock_rdlock(&nursery->preload_lock);
+	for (uint64_t done = 0, part; done < bytes && !error; done += part) {
+		const char *from = data ? data + done : NULL;
+		part = root ? preload_find(&nursery->preload, address + done, bytes - done) : 0;
+		if (part) {
+			error = in_place(address + done, part, from);
+			if (error < 0)
+				error = fail_errno(failure, error, "page-place", NULL, NULL, "cannot change memory");
+			continue;
+		}
+		part = root ? preload_gap(&nursery->preload, address + done, bytes - done) : bytes - done;
+		error = stored(nursery->stores, space_kind, space_id, address + done, part, from, failure);
+	}
+	pthread_rwlock_unlock(&nursery->preload_lock);
+	return error;
+}
+
+static int copy_in_place(uint64_t address, uint64_t bytes, const void *data)
+{
+	memcpy((void *)address, data, bytes);
+	return 0;
+}
+
+static int drop_in_place(uint64_t address, uint64_t bytes, const void *data)
+{
+	return madvise((void *)address, bytes, MADV_DONTNEED) < 0 ? -errno : 0;
+}
+
+static int done(void *context, uint32_t space_kind, uint32_t space_id, uint64_t address, uint32_t pages, void *memory,
+		struct failure *failure)
+{
+	struct nursery *nursery = context;
+
+	if (memory == (void *)address) {
+		atomic_fetch_sub(&nursery->in_flight, 1);
+		return 0;
+	}
+	int error = for_parts(nursery, space_kind, space_id, address, (uint64_t)pages * FRAME_PAGE_BYTES, copy_in_place,
+			      page_stores_write, memory, failure);
+	page_stores_return(nursery->stores, memory);
+	return error;
+}
+
+/* A page of zeros and no page read the same; which it was, the last pagemap says. */
+static int zero(void *context, uint32_t space_kind, uint32_t space_id, uint64_t address, uint64_t pages,
+		struct failure *failure)
+{
+	return for_parts(context, space_kind, space_id, address, pages * FRAME_PAGE_BYTES, drop_in_place,
+			 page_stores_drop, NULL, failure);
+}
+
+static const struct page_receiver_operations receiver_operations = {
+	.place = place,
+	.done = done,
+	.zero = zero,
+	.drop = zero,
+};
+
+static void map_ranges(struct nursery *nursery, uint32_t count)
+{
+	_cleanup_free_ struct preload_range *ranges = xcalloc(count, sizeof(*ranges));
+	struct failure failure = {};
+	uint64_t covered = 0;
+
+	if (read_full(nursery->socket_fd, ranges, count * sizeof(*ranges)) < 0)
+		_exit(1);
+	/* Nothing is unmapped that a thread writes to, whatever the source sends. */
+	pthread_rwlock_wrlock(&nursery->preload_lock);
+	if (atomic_load(&nursery->in_flight)) {
+		fail(&failure, EPROTO, "protocol-state", NULL, NULL, "pages come while the mappings change");
+		give_up(nursery, &failure);
+	}
+	for (uint32_t i = 0; i < count; i++) {
+		if (ranges[i].start > covered)
+			preload_unmap(&nursery->preload, covered, ranges[i].start);
+		int error = preload_map(&nursery->preload, ranges[i].start, ranges[i].end, ranges[i].flags);
+		if (error < 0) {
+			fail_errno(&failure, error, "cradle-map", NULL,
+				   error == -ENOMEM ? "there is too little memory here" : NULL,
+				   "cannot map %lu bytes for the memory that will come",
+				   ranges[i].end - ranges[i].start);
+			give_up(nursery, &failure);
+		}
+		covered = ranges[i].end;
+	}
+	preload_unmap(&nursery->preload, covered, UINT64_MAX);
+	pthread_rwlock_unlock(&nursery->preload_lock);
+	answer(nursery, NULL);
+}
+
+/* The receiver's threads end before anything is forked. */
+static void end_receiving(struct nursery *nursery)
+{
+	struct failure failure = {};
+
+	if (page_receiver_failure(nursery->receiver, &failure) < 0)
+		give_up(nursery, &failure);
+	page_receiver_free(&nursery->receiver);
+}
+
+/* In the new criu: the tree is complete and stands. Whoever waits decides. */
+static int wait_for_word(void *context, struct failure *failure)
+{
+	struct nursery *nursery = context;
+	struct cradle_order order;
+
+	answer(nursery, NULL);
+	if (read_full(nursery->socket_fd, &order, sizeof(order)) < 0 || order.word != CRADLE_RESUME)
+		return fail(failure, ECANCELED, "cancelled", NULL, NULL, "the migration was given up");
+	return 0;
+}
+
+static void __attribute__((noreturn)) restore(struct nursery *nursery)
+{
+	struct restore_options options = *nursery->options->restore;
+	struct failure failure = {};
+	int status;
+
+	end_receiving(nursery);
+	options.preload = &nursery->preload;
+	options.stores = page_stores_list(nursery->stores, &options.store_count);
+	options.before_resume = wait_for_word;
+	options.context = nursery;
+	options.detached = true;
+	int error = restore_run(&options, &failure, &status);
+	answer(nursery, error < 0 ? &failure : NULL);
+	_exit(error < 0);
+}
+
+static void __attribute__((noreturn)) live(const struct cradle_options *options, int socket_fd)
+{
+	struct nursery nursery = {
+		.options = options, .socket_fd = socket_fd, .preload_lock = PTHREAD_RWLOCK_INITIALIZER};
+	struct failure failure = {};
+	struct cradle_order order;
+
+	log_set_pid(options->root_pid);
+	int error = page_stores_new(&failure, &nursery.stores);
+	if (!error)
+		error = page_receiver_new(options->streams, options->stream_count, &receiver_operations, &nursery, 0,
+					  &failure, &nursery.receiver);
+	if (error < 0)
+		give_up(&nursery, &failure);
+	answer(&nursery, NULL);
+	while (!read_full(socket_fd, &order, sizeof(order))) {
+		if (page_receiver_failure(nursery.receiver, &failure) < 0)
+			give_up(&nursery, &failure);
+		switch (order.word) {
+		case CRADLE_MAP:
+			map_ranges(&nursery, order.count);
+			break;
+		case CRADLE_COUNT:
+			answer(&nursery, NULL);
+			break;
+		case CRADLE_RESTORE:
+			restore(&nursery);
+		default:
+			_exit(1);
+		}
+	}
+	_exit(1);
+}
+
+/* ---- in `criu receive` ---- */
+
+struct cradle {
+	pid_t pid;
+	int socket_fd;
+	bool has_tree; /* the root exists and is complete */
+};
+
+static int fail_gone(struct failure *failure)
+{
+	return fail(failure, EPIPE, "cradle-died", NULL, "look into the log of criu receive",
+		    "the process that receives the memory has ended");
+}
+
+static int wait_answer(struct cradle *cradle, struct failure *failure, struct cradle_answer *ret_answer)
+{
+	if (read_full(cradle->socket_fd, ret_answer, sizeof(*ret_answer)) < 0)
+		return fail_gone(failure);
+	if (failure_is_set(&ret_answer->failure)) {
+		*failure = ret_answer->failure;
+		return -failure->error;
+	}
+	return 0;
+}
+
+static int ask(struct cradle *cradle, struct failure *failure, enum cradle_word word, const void *data, uint32_t count,
+	       size_t bytes, struct cradle_answer *ret_answer)
+{
+	const struct cradle_order order = {word, count};
+
+	/* What it says without being asked is its failure, and is read as the answer. */
+	if (write_full(cradle->socket_fd, &order, sizeof(order)) == 0 && bytes)
+		write_full(cradle->socket_fd, data, bytes);
+	return wait_answer(cradle, failure, ret_answer);
+}
+
+int cradle_start(struct failure *failure, const struct cradle_options *options, struct cradle **ret_cradle)
+{
+	struct restore for_fork = {.options = options->restore};
+	struct cradle_answer first;
+	pid_t criu = getpid();
+	int pair[2];
+
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
+		return fail_errno(failure, errno, "cradle", NULL, NULL, "socketpair");
+	pid_t pid = tree_fork(&for_fork, options->root_pid, 0);
+	if (pid == 0) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		if (getppid() != criu)
+			_exit(1);
+		close(pair[0]);
+		live(options, pair[1]);
+	}
+	close(pair[1]);
+	if (pid < 0) {
+		close(pair[0]);
+		*failure = for_fork.failure;
+		return -failure->error;
+	}
+	struct cradle *cradle = xcalloc(1, sizeof(*cradle));
+	cradle->pid = pid;
+	cradle->socket_fd = pair[0];
+	int error = wait_answer(cradle, failure, &first);
+	if (error < 0) {
+		cradle_end(cradle);
+		return error;
+	}
+	*ret_cradle = cradle;
+	return 0;
+}
+
+int cradle_map(struct cradle *cradle, struct failure *failure, const struct preload_range *ranges, size_t count)
+{
+	struct cradle_answer reply;
+
+	return ask(cradle, failure, CRADLE_MAP, ranges, count, count * sizeof(*ranges), &reply);
+}
+
+int cradle_count(struct cradle *cradle, struct failure *failure, struct page_receiver_statistics *ret_statistics)
+{
+	struct cradle_answer reply;
+	int error = ask(cradle, failure, CRADLE_COUNT, NULL, 0, 0, &reply);
+
+	if (!error)
+		*ret_statistics = reply.statistics;
+	return error;
+}
+
+int cradle_restore(struct cradle *cradle, struct failure *failure)
+{
+	struct cradle_answer reply;
+	int error = ask(cradle, failure, CRADLE_RESTORE, NULL, 0, 0, &reply);
+
+	cradle->has_tree = !error;
+	return error;
+}
+
+int cradle_resume(struct cradle *cradle, struct failure *failure)
+{
+	struct cradle_answer reply;
+
+	return ask(cradle, failure, CRADLE_RESUME, NULL, 0, 0, &reply);
+}
+
+int cradle_fd(const struct cradle *cradle)
+{
+	return cradle->socket_fd;
+}
+
+/* The new criu ends its tree when the socket closes; before, the one process is all there is. */
+void cradle_end(struct cradle *cradle)
+{
+	if (!cradle)
+		return;
+	shutdown(cradle->socket_fd, SHUT_RDWR);
+	if (!cradle->has_tree)
+		kill(cradle->pid, SIGKILL);
+	while (waitpid(-1, NULL, __WALL) > 0 || errno == EINTR)
+		;
+	close(cradle->socket_fd);
+	free(cradle);
+}
+
+void cradle_release(struct cradle *cradle)
+{
+	if (!cradle)
+		return;
+	close(cradle->socket_fd);
+	free(cradle);
+}

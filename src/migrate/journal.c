@@ -1,0 +1,185 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "migrate/journal.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <jansson.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "base/fd.h"
+#include "kernel/proc.h"
+
+static const char journal_directory[] = "/run/criu";
+static const char *const role_names[] = {"source", "destination"};
+static const char *const state_names[JOURNAL_STATE_COUNT] = {"copying", "deciding", "fetching"};
+
+const char *journal_state_name(enum journal_state state)
+{
+	return state_names[state];
+}
+
+static int find_name(const char *const *names, size_t count, const char *name)
+{
+	for (size_t i = 0; name && i < count; i++)
+		if (!strcmp(names[i], name))
+			return i;
+	return -1;
+}
+
+/* Pids mean nothing in another pid namespace, and /run may be shared with one. */
+static uint64_t pid_namespace(void)
+{
+	struct stat stat_buffer;
+
+	return stat("/proc/self/ns/pid", &stat_buffer) ? 0 : stat_buffer.st_ino;
+}
+
+static int open_directory(struct failure *failure, bool make, int *ret_fd)
+{
+	if (make && mkdir(journal_directory, 0700) < 0 && errno != EEXIST)
+		return fail_errno(failure, errno, "journal", journal_directory, NULL, "cannot make the directory");
+	int fd = open(journal_directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+	if (fd < 0 && (make || errno != ENOENT))
+		return fail_errno(failure, errno, "journal", journal_directory, NULL, "cannot open the directory");
+	*ret_fd = fd;
+	return fd < 0 ? -ENOENT : 0;
+}
+
+static void file_name(const struct journal *journal, const char *suffix, char *buffer, size_t size)
+{
+	snprintf(buffer, size, "migration-%s-%.32s.json%s", role_names[journal->role], journal->session, suffix);
+}
+
+int journal_write(struct failure *failure, const struct journal *journal)
+{
+	char name[128], temporary[128];
+	_cleanup_fd_ int directory = -1, fd = -1;
+	int error = open_directory(failure, true, &directory);
+
+	if (error < 0)
+		return error;
+	file_name(journal, "", name, sizeof(name));
+	file_name(journal, ".new", temporary, sizeof(temporary));
+	json_t *object =
+		json_pack("{s:s, s:s, s:s, s:s, s:i, s:I, s:i, s:I}", "role", role_names[journal->role], "state",
+			  state_names[journal->state], "session", journal->session, "peer", journal->peer, "pid",
+			  (int)journal->pid, "start_time", (json_int_t)journal->start_time, "criu", (int)journal->criu,
+			  "pid_namespace", (json_int_t)pid_namespace());
+	_cleanup_free_ char *text = object ? json_dumps(object, JSON_INDENT(1)) : NULL;
+	json_decref(object);
+	fd = openat(directory, temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
+	error = fd < 0 ? -errno : text ? write_full(fd, text, strlen(text)) : -ENOMEM;
+	if (!error && renameat(directory, temporary, directory, name) < 0)
+		error = -errno;
+	return error ? fail_errno(failure, error, "journal", name, NULL, "cannot write down the state of the migration")
+		     : 0;
+}
+
+static void remove_named(const char *name)
+{
+	struct failure ignored = {};
+	_cleanup_fd_ int directory = -1;
+
+	if (!open_directory(&ignored, false, &directory))
+		unlinkat(directory, name, 0);
+}
+
+void journal_remove(const struct journal *journal)
+{
+	char name[128];
+
+	file_name(journal, "", name, sizeof(name));
+	remove_named(name);
+}
+
+/* A file below a directory of root's: wrong content is damage, not an attack, and is passed over. */
+static bool read_journal(int directory, const char *name, struct journal *journal)
+{
+	_cleanup_free_ char *text = NULL;
+	const char *role, *state, *session, *peer;
+	json_int_t start_time, namespace;
+	int pid, criu;
+
+	if (read_text_at(directory, name, &text, NULL) < 0)
+		return false;
+	json_t *object = json_loads(text, 0, NULL);
+	bool good = object && !json_unpack(object, "{s:s, s:s, s:s, s:s, s:i, s:I, s:i, s:I}", "role", &role, "state",
+					   &state, "session", &session, "peer", &peer, "pid", &pid, "start_time",
+					   &start_time, "criu", &criu, "pid_namespace", &namespace);
+	if (good) {
+		int role_index = find_name(role_names, ARRAY_SIZE(role_names), role);
+		int state_index = find_name(state_names, JOURNAL_STATE_COUNT, state);
+		good = role_index >= 0 && state_index >= 0 && (uint64_t) namespace == pid_namespace();
+		*journal = (struct journal){
+			.role = role_index, .state = state_index, .pid = pid, .start_time = start_time, .criu = criu};
+		snprintf(journal->session, sizeof(journal->session), "%s", session);
+		snprintf(journal->peer, sizeof(journal->peer), "%s", peer);
+	}
+	json_decref(object);
+	return good;
+}
+
+/* Nobody works on it and the tree is not what it was: there is nothing left to decide. */
+static bool is_stale(const struct journal *journal)
+{
+	struct proc_stat stat;
+	_cleanup_fd_ int fd = proc_open(journal->pid);
+
+	if (!kill(journal->criu, 0) || errno == EPERM)
+		return false;
+	return fd < 0 || proc_read_stat(fd, "stat", &stat) < 0 ||
+	       (journal->start_time && stat.start_time != journal->start_time);
+}
+
+int journal_list(struct failure *failure, void (*found)(void *context, const struct journal *journal), void *context)
+{
+	_cleanup_fd_ int directory = -1;
+	int error = open_directory(failure, false, &directory);
+
+	if (error < 0)
+		return error == -ENOENT ? 0 : error;
+	_cleanup_fd_ int listing = openat(directory, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	_cleanup_dir_ DIR *entries = listing < 0 ? NULL : fdopendir(listing);
+	struct dirent *entry;
+	if (entries)
+		listing = -1; /* closed with the stream */
+	while (entries && (entry = readdir(entries))) {
+		struct journal journal;
+		size_t length = strlen(entry->d_name);
+		if (strncmp(entry->d_name, "migration-", 10) || length < 5 ||
+		    strcmp(entry->d_name + length - 5, ".json") || !read_journal(directory, entry->d_name, &journal))
+			continue;
+		if (is_stale(&journal))
+			unlinkat(directory, entry->d_name, 0);
+		else
+			found(context, &journal);
+	}
+	return 0;
+}
+
+struct search {
+	enum journal_role role;
+	pid_t pid;
+	struct journal *journal;
+	bool found;
+};
+
+static void compare(void *context, const struct journal *journal)
+{
+	struct search *search = context;
+
+	if (journal->role != search->role || journal->pid != search->pid)
+		return;
+	*search->journal = *journal;
+	search->found = true;
+}
+
+int journal_find(struct failure *failure, enum journal_role role, pid_t pid, struct journal *ret_journal)
+{
+	struct search search = {.role = role, .pid = pid, .journal = ret_journal};
+	int error = journal_list(failure, compare, &search);
+
+	return error ? error : search.found ? 0 : -ENOENT;
+}
