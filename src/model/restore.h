@@ -87,11 +87,15 @@ struct restore {
 	const struct xstate_layout *xstate_layout; /* of this CPU (kinds/task/registers.c) */
 	int pages_fd;                              /* the pages file in use; -1 = none */
 	uint32_t pages_fd_id;
+	uint64_t own_bounding, own_ambient; /* capability sets of criu itself (kinds/task/creds.c) */
+	bool own_sets_known;
 	size_t seccomp_bytes;   /* room that the filters of the images need in a thread's last program */
 	int *notify_fd_in_task; /* by index of the task, for closing it last */
 	int notify_fd;          /* where the interpreter reports to; a number no task uses */
 	SeccompEntry *seccomp;  /* NULL = not read, no task needs it */
 	RestoreStatsEntry stats;
+	struct restore_progress *progress; /* restore/progress.c */
+	const char *stage_name;
 };
 
 /* "task 41 (redis-server)"; returns a string in the arena. */
@@ -132,6 +136,16 @@ int restore_open_unowned(struct restore *restore, uint32_t id, int *ret_fd);
 /* Copies pages of @task at @address from the images; all must be there. Returns 0 or a failure. */
 int restore_read_pages(struct restore *restore, const struct restore_task *task, uint64_t address, void *buffer,
 		       size_t bytes);
+/* For the progress that the user sees: pages that this task will load. */
+void restore_expect_pages(struct restore *restore, uint64_t pages);
+
+struct restore_page_counts {
+	uint64_t restored;                 /* written */
+	uint64_t compared, compared_equal; /* with what came with the fork; equal ones were left alone */
+};
+
+/* For progress and statistics: pages that this task has loaded. From any thread. */
+void restore_count_pages(struct restore *restore, const struct restore_page_counts *counts);
 /*
  * A range of at least @bytes that no task of the tree and no mapping of criu's uses; each call gives another one.
  * Returns its address, 0 if there is none.

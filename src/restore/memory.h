@@ -16,6 +16,7 @@ struct page_place {
 struct restore_memory {
 	struct page_place *places; /* ascending addresses */
 	size_t place_count, place_capacity;
+	uint64_t own_pages; /* not those of other tasks that the images refer to */
 	bool has_huge;    /* some place is */
 	uint64_t *placed; /* by index of the vma: where it is now; its own address or a staging one */
 	bool *inherited;  /* by index of the vma: it came with the fork, or before the restore began (preload.h) */

@@ -143,6 +143,7 @@ static int read_entries(struct restore *restore, struct restore_task *task, stru
 		if (result < 0)
 			return result;
 	}
+	task->memory->own_pages = next_page;
 	return result < 0 ? result : check_pages_file(restore, pages_id, next_page);
 }
 

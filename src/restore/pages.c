@@ -35,6 +35,7 @@ struct load {
 };
 
 struct loader {
+	struct restore *restore;
 	struct load *loads;
 	size_t count, capacity;
 	uint64_t total;
@@ -81,7 +82,7 @@ static void add_load(struct loader *loader, struct load load)
 	}
 }
 
-static int load_compared(const struct load *load)
+static int load_compared(const struct load *load, struct restore_page_counts *counts)
 {
 	_cleanup_free_ char *buffer = xcalloc(1, COMPARE_BYTES);
 
@@ -90,17 +91,23 @@ static int load_compared(const struct load *load)
 		int error = pread_full(load->fd, buffer, bytes, load->offset + done);
 		if (error < 0)
 			return error;
-		for (uint64_t at = 0; at < bytes; at += PAGE_BYTES)
-			if (memcmp(load->to + done + at, buffer + at, PAGE_BYTES))
+		counts->compared += bytes / PAGE_BYTES;
+		for (uint64_t at = 0; at < bytes; at += PAGE_BYTES) {
+			bool equal = !memcmp(load->to + done + at, buffer + at, PAGE_BYTES);
+			counts->compared_equal += equal;
+			counts->restored += !equal;
+			if (!equal)
 				memcpy(load->to + done + at, buffer + at, PAGE_BYTES);
+		}
 	}
 	return 0;
 }
 
-static int load_piece(const struct load *load)
+static int load_piece(const struct load *load, struct restore_page_counts *counts)
 {
 	if (load->compare)
-		return load_compared(load);
+		return load_compared(load, counts);
+	counts->restored = load->bytes / PAGE_BYTES;
 	/* Advice only: an older kernel says no and the read brings the pages in one by one. */
 	if (!load->huge && load->bytes > PAGE_BYTES)
 		madvise(load->to, load->bytes, MADV_POPULATE_WRITE);
@@ -115,20 +122,24 @@ static void *run_loads(void *argument)
 		size_t index = atomic_fetch_add(&loader->next, 1);
 		if (index >= loader->count)
 			return NULL;
-		int error = load_piece(&loader->loads[index]);
+		struct restore_page_counts counts = {};
+		int error = load_piece(&loader->loads[index], &counts);
 		if (error < 0)
 			atomic_store(&loader->error, error);
+		else
+			restore_count_pages(loader->restore, &counts);
 	}
 	return NULL;
 }
 
 static int run_loader(struct restore *restore, struct loader *loader)
 {
-	long cores = sysconf(_SC_NPROCESSORS_ONLN);
 	size_t want = 1 + loader->total / THREAD_WORTH_BYTES, started = 1;
+	/* Asking how many there are means reading a file. */
+	size_t cores = want > 1 ? sysconf(_SC_NPROCESSORS_ONLN) : 1;
 	pthread_t threads[MAX_THREADS];
 
-	if (want > (size_t)cores)
+	if (want > cores)
 		want = cores;
 	if (want > MAX_THREADS)
 		want = MAX_THREADS;
@@ -256,7 +267,7 @@ int pages_load(struct restore *restore, size_t vma_index, const struct restore_m
 	const VmaEntry *vma = restore->self->mm->vmas[vma_index];
 	uint64_t shift = memory->placed[vma_index] - vma->start;
 	size_t index = first_place(memory, vma->start);
-	struct loader loader = {};
+	struct loader loader = {.restore = restore};
 	struct page_place part;
 	int error = 0;
 
@@ -270,7 +281,6 @@ int pages_load(struct restore *restore, size_t vma_index, const struct restore_m
 		drop_foreign(memory, base, vma->start, vma->end, shift);
 	if (!error && loader.count)
 		error = run_loader(restore, &loader);
-	restore->stats.pages_restored += loader.total / PAGE_BYTES;
 	free(loader.loads);
 	return error;
 }

@@ -22,6 +22,7 @@
 #include "kinds/fd/fd_kind.h"
 #include "model/action_script.h"
 #include "restore/memory.h"
+#include "restore/progress.h"
 #include "restore/read.h"
 #include "restore/resume.h"
 #include "restore/shared.h"
@@ -134,6 +135,8 @@ static int build_tree(struct restore *restore, struct restore_tree_node *root, p
 		return fail_errno(&restore->failure, errno, "restore-socket", NULL, NULL, "socketpair");
 	_cleanup_fd_ int notify_fd = pair[0];
 	restore->notify_fd = pair[1];
+	progress_plan(restore);
+	progress_stage(restore, "memory");
 	int error = make_root(restore, root, ret_pid);
 	close(pair[1]);
 	if (!error)
@@ -143,7 +146,11 @@ static int build_tree(struct restore *restore, struct restore_tree_node *root, p
 		error = resume_seize_leaders(restore);
 	if (!error)
 		error = resume_gather(restore, notify_fd);
-	return error ? error : resume_finish(restore, notify_fd);
+	if (error < 0)
+		return error;
+	progress_report(restore);
+	progress_stage(restore, "finish");
+	return resume_finish(restore, notify_fd);
 }
 
 /* Who knows better: the process that failed and told why, not the one that saw it die. */
@@ -158,10 +165,13 @@ static int run(struct restore *restore, pid_t *ret_pid)
 	struct restore_tree_node *root = NULL;
 	uint64_t begin = now_us();
 
+	int error = progress_create(restore);
+	if (error < 0)
+		return error;
+	progress_stage(restore, "read");
 	/* Reading the images makes files that are held above the tree's numbers. */
 	raise_descriptor_limit();
-	int error = read_images(restore);
-
+	error = read_images(restore);
 	if (!error)
 		error = tree_plan(restore, &root);
 	if (!error)
@@ -194,6 +204,7 @@ static int run(struct restore *restore, pid_t *ret_pid)
 	}
 	resume_release(restore);
 	restore->stats.restore_time = now_us() - begin;
+	progress_collect(restore);
 	if (write_stats(restore) < 0)
 		log_warn("cannot write stats-restore: %s", restore->failure.cause);
 	failure_clear(&restore->failure);
@@ -235,5 +246,6 @@ int restore_run(const struct restore_options *options, struct failure *failure, 
 		*ret_exit_status = wait_for_root(pid);
 	*failure = restore.failure;
 	shared_free(restore.shared);
+	progress_free(&restore);
 	return error;
 }

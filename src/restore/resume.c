@@ -25,6 +25,7 @@
 #include "kinds/task/registers.h"
 #include "kinds/task/restart.h"
 #include "kinds/task/task_kind.h"
+#include "restore/progress.h"
 #include "restore/shared.h"
 #include "restore/stage.h"
 
@@ -61,6 +62,7 @@ int resume_seize_leaders(struct restore *restore)
 
 int resume_check_alive(struct restore *restore)
 {
+	progress_report(restore);
 	for (;;) {
 		int status;
 		pid_t pid = waitpid(-1, &status, __WALL | WNOHANG);

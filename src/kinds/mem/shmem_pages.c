@@ -260,8 +260,11 @@ int shmem_pages_read(struct restore *restore, int fd, uint64_t size_bytes, uint3
 	int closed = image_close(&image);
 	if (!error)
 		error = closed;
+	restore_expect_pages(restore, list.total_bytes / PAGE_BYTES);
 	if (!error && list.total_bytes)
 		error = read_data(restore, fd, size_bytes, &list, pages_id, is_hugetlb);
+	if (!error)
+		restore_count_pages(restore, &(struct restore_page_counts){.restored = list.total_bytes / PAGE_BYTES});
 	free(list.items);
 	return error;
 }

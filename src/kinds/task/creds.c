@@ -95,7 +95,25 @@ struct credentials {
 	uint64_t inheritable, permitted, effective, bounding, ambient;
 };
 
-static void read_own_capabilities(struct credentials *own)
+/*
+ * These two take a call for each capability and are the same in all processes of the restore: they are asked once,
+ * in criu. Nothing changes them before the last programs.
+ */
+static void read_sets_of_criu(struct restore *restore)
+{
+	if (restore->own_sets_known)
+		return;
+	for (unsigned i = 0; i < CAPABILITY_COUNT; i++) {
+		int bounding = prctl(PR_CAPBSET_READ, i, 0, 0, 0);
+		if (bounding < 0)
+			break;
+		restore->own_bounding |= (uint64_t)(bounding == 1) << i;
+		restore->own_ambient |= (uint64_t)(prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_IS_SET, i, 0, 0) == 1) << i;
+	}
+	restore->own_sets_known = true;
+}
+
+static void read_own_capabilities(struct restore *restore, struct credentials *own)
 {
 	struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
 	struct __user_cap_data_struct data[CAPABILITY_WORDS] = {};
@@ -104,16 +122,12 @@ static void read_own_capabilities(struct credentials *own)
 	own->inheritable = data[0].inheritable | (uint64_t)data[1].inheritable << 32;
 	own->permitted = data[0].permitted | (uint64_t)data[1].permitted << 32;
 	own->effective = data[0].effective | (uint64_t)data[1].effective << 32;
-	for (unsigned i = 0; i < CAPABILITY_COUNT; i++) {
-		int bounding = prctl(PR_CAPBSET_READ, i, 0, 0, 0);
-		if (bounding < 0)
-			break;
-		own->bounding |= (uint64_t)(bounding == 1) << i;
-		own->ambient |= (uint64_t)(prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_IS_SET, i, 0, 0) == 1) << i;
-	}
+	read_sets_of_criu(restore);
+	own->bounding = restore->own_bounding;
+	own->ambient = restore->own_ambient;
 }
 
-static void read_own(struct credentials *own)
+static void read_own(struct restore *restore, struct credentials *own)
 {
 	*own = (struct credentials){};
 	getresuid(&own->uids[REAL], &own->uids[EFFECTIVE], &own->uids[SAVED]);
@@ -122,7 +136,7 @@ static void read_own(struct credentials *own)
 	own->uids[FILE_SYSTEM] = setfsuid(-1);
 	own->gids[FILE_SYSTEM] = setfsgid(-1);
 	own->securebits = prctl(PR_GET_SECUREBITS);
-	read_own_capabilities(own);
+	read_own_capabilities(restore, own);
 }
 
 /* What the entry says, without the capabilities that criu does not have to give. */
@@ -229,14 +243,14 @@ static void plan_capabilities(struct program *program, const struct credentials 
 			  "prctl(PR_CAP_AMBIENT_RAISE)");
 }
 
-static void plan(const CoreEntry *thread, struct program *program)
+static void plan(struct restore *restore, const CoreEntry *thread, struct program *program)
 {
 	const CredsEntry *entry = thread->thread_core->creds;
 	struct credentials own, wanted;
 
 	if (!entry)
 		return;
-	read_own(&own);
+	read_own(restore, &own);
 	read_wanted(entry, &own, &wanted);
 	uint32_t securebits = own.securebits;
 	if (memcmp(own.uids, wanted.uids, sizeof(own.uids)) || memcmp(own.gids, wanted.gids, sizeof(own.gids)) ||
@@ -253,7 +267,7 @@ static int plan_thread(struct restore *restore, const struct restore_task *task,
 		       struct program *program)
 {
 	if (!seccomp_is_late(task, thread, tid))
-		plan(thread, program);
+		plan(restore, thread, program);
 	return 0;
 }
 
@@ -261,7 +275,7 @@ static int plan_last_thread(struct restore *restore, const struct restore_task *
 			    pid_t tid, struct program *program)
 {
 	if (seccomp_is_late(task, thread, tid))
-		plan(thread, program);
+		plan(restore, thread, program);
 	return 0;
 }
 
@@ -271,7 +285,7 @@ static int check(struct restore *restore, const struct restore_task *task)
 
 	if (task->state == TASK_STATE_DEAD)
 		return 0;
-	read_own(&own);
+	read_own(restore, &own);
 	for (size_t i = 0; i < task->thread_count; i++) {
 		const CredsEntry *entry = task->thread_cores[i]->thread_core->creds;
 		uint64_t lost = entry ? get_set(entry->n_cap_prm, entry->cap_prm) & ~own.permitted : 0;
