@@ -26,13 +26,8 @@ struct stream;
 
 /* A buffer for one piece, from page_channel_buffer(). */
 struct page_buffer {
-	uint8_t *data; /* FRAME_MAX_BYTES, aligned to pages */
-	/* private */
-	struct page_buffer *next;
-	bool urgent;
-	uint32_t space_kind, space_id;
-	uint64_t address;
-	size_t bytes;
+	uint8_t *data;            /* FRAME_MAX_BYTES, aligned to pages */
+	struct page_buffer *next; /* private */
 };
 
 struct page_channel_options {

@@ -17,6 +17,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/fd.h"
@@ -253,6 +254,14 @@ int stream_read_full(struct stream *stream, void *buffer, size_t size)
 	return 0;
 }
 
+static uint64_t now_ns(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+}
+
 static void skip_parts(struct iovec **parts, int *count, size_t bytes)
 {
 	while (*count && bytes >= (*parts)->iov_len) {
@@ -278,7 +287,9 @@ int stream_writev(struct stream *stream, struct iovec *parts, int count)
 		}
 		if (done != -EAGAIN)
 			return (int)done;
+		uint64_t start_ns = now_ns();
 		int r = wait_in_call(stream, stream->write_fd, POLLOUT);
+		stream->write_wait_ns += now_ns() - start_ns;
 		if (r < 0)
 			return r;
 	}

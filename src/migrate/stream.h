@@ -40,11 +40,12 @@ struct stream_operations {
 struct stream {
 	const struct stream_operations *operations;
 	void *data;
-	int read_fd, write_fd; /* owned; equal for sockets */
-	int cancel_fd;         /* borrowed; -1 = none */
-	int timeout_ms;        /* of each wait; -1 = none */
-	bool is_socket;        /* shutdown(2) works */
-	char peer[160];        /* for failures and the log: "10.0.0.2:7777", "ssh user@host" */
+	int read_fd, write_fd;  /* owned; equal for sockets */
+	int cancel_fd;          /* borrowed; -1 = none */
+	int timeout_ms;         /* of each wait; -1 = none */
+	bool is_socket;         /* shutdown(2) works */
+	uint64_t write_wait_ns; /* that the writing thread waited for the link in all; its own */
+	char peer[160];         /* for failures and the log: "10.0.0.2:7777", "ssh user@host" */
 };
 
 /* ---- making ---- */
