@@ -25,6 +25,7 @@
 #include "stats.pb-c.h"
 
 struct fd_kind;
+struct page_chain;
 struct restore_shared; /* memory that all tasks of the restore share (restore/shared.h) */
 
 /* One slot of a restored descriptor table. */
@@ -85,8 +86,7 @@ struct restore {
 	size_t offered_count, offered_capacity;
 	struct restore_task *fork_origin;          /* the task whose memory this process inherited */
 	const struct xstate_layout *xstate_layout; /* of this CPU (kinds/task/registers.c) */
-	int pages_fd;                              /* the pages file in use; -1 = none */
-	uint32_t pages_fd_id;
+	struct page_chain *page_chain;             /* where pages lie (image/page_chain.h) */
 	uint64_t own_bounding, own_ambient; /* capability sets of criu itself (kinds/task/creds.c) */
 	bool own_sets_known;
 	size_t seccomp_bytes;   /* room that the filters of the images need in a thread's last program */

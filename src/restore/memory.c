@@ -113,19 +113,9 @@ static int loading_protection(const VmaEntry *vma, bool has_pages)
 
 static bool has_pages(const struct restore_memory *memory, const VmaEntry *vma)
 {
-	size_t low = 0, high = memory->place_count;
+	size_t index = page_places_find(memory->places, vma->start);
 
-	while (low < high) {
-		size_t middle = (low + high) / 2;
-		const struct page_place *place = &memory->places[middle];
-		if (place->address >= vma->end)
-			high = middle;
-		else if (place->address + place->pages * PAGE_BYTES <= vma->start)
-			low = middle + 1;
-		else
-			return true;
-	}
-	return false;
+	return index < memory->places->count && memory->places->items[index].address < vma->end;
 }
 
 static int map_vma(struct restore *restore, size_t index, struct open_file *file)
@@ -310,10 +300,10 @@ static int lock(struct restore *restore, const VmaEntry *vma, uint64_t address)
 /* Without an advice on the mapping huge pages come by collapsing what was loaded: best effort, as in the source. */
 static void collapse_huge(const struct restore_memory *memory, const VmaEntry *vma, uint64_t address)
 {
-	if (!memory->has_huge || vma->madv >> MADV_HUGEPAGE & 1)
+	if (!memory->places->has_huge || vma->madv >> MADV_HUGEPAGE & 1)
 		return;
-	for (size_t i = 0; i < memory->place_count; i++) {
-		const struct page_place *place = &memory->places[i];
+	for (size_t i = 0; i < memory->places->count; i++) {
+		const struct page_place *place = &memory->places->items[i];
 		if (place->huge && place->address >= vma->start && place->address < vma->end)
 			madvise((void *)(address + (place->address - vma->start)), place->pages * PAGE_BYTES,
 				MADV_COLLAPSE);

@@ -2,24 +2,13 @@
 /* The memory of restored tasks: reading the page images, mapping, loading (restore/memory.c, restore/pages.c). */
 #pragma once
 
+#include "image/page_chain.h"
 #include "model/restore.h"
 
-/* Pages in a row whose content lies in a row in one pages file. */
-struct page_place {
-	uint64_t address;
-	uint64_t pages;
-	uint32_t pages_id;
-	uint64_t first_page; /* in the file */
-	bool huge;
-};
-
 struct restore_memory {
-	struct page_place *places; /* ascending addresses */
-	size_t place_count, place_capacity;
-	uint64_t own_pages; /* not those of other tasks that the images refer to */
-	bool has_huge;    /* some place is */
-	uint64_t *placed; /* by index of the vma: where it is now; its own address or a staging one */
-	bool *inherited;  /* by index of the vma: it came with the fork, or before the restore began (preload.h) */
+	const struct page_places *places; /* of its pagemap; they belong to restore->page_chain */
+	uint64_t *placed;                 /* by index of the vma: where it is now; its own address or a staging one */
+	bool *inherited; /* by index of the vma: it came with the fork, or before the restore began (preload.h) */
 	struct restore_memory *preloaded; /* the places that were received into; NULL = nothing was */
 };
 

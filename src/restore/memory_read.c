@@ -1,177 +1,37 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Reading the page images: where each page of each task comes from.
+ * Reading the page images: where each page of each task comes from (image/page_chain.h), and where criu can put what
+ * it needs itself.
  *
- * Entry: mm images are read. A pagemap names pages that follow each other in a pages file, or pages of another task
- * (the shared-pages extension). References are resolved here, so that two tasks hold the same page if and only if
- * their places name the same page of the same file: that is what a fork can give back.
+ * Entry: mm images are read. References are resolved by the chain, so that two tasks hold the same page if and only
+ * if their places name the same page of the same source: that is what a fork can give back.
  */
 #include <fcntl.h>
-#include <string.h>
-#include <sys/stat.h>
 
 #include "base/fd.h"
 #include "kernel/maps.h"
+#include "kinds/fd/held.h"
 #include "kinds/mem/mem_kind.h"
 #include "restore/memory.h"
-
-#include "pagemap.pb-c.h"
 
 enum { PAGE_BYTES = 4096, TASK_DEAD = 2 };
 
 #define ADDRESS_SPACE_END 0x7ffffffff000ULL
 
-static void add_place(struct restore_memory *memory, const struct page_place *place)
-{
-	struct page_place *last = memory->place_count ? &memory->places[memory->place_count - 1] : NULL;
-
-	if (last && last->address + last->pages * PAGE_BYTES == place->address && last->pages_id == place->pages_id &&
-	    last->first_page + last->pages == place->first_page && last->huge == place->huge) {
-		last->pages += place->pages;
-		return;
-	}
-	memory->has_huge |= place->huge;
-	ARRAY_GROW(memory->places, memory->place_count, memory->place_capacity);
-	memory->places[memory->place_count++] = *place;
-}
-
-static struct page_place *find_place(const struct restore_memory *memory, uint64_t address)
-{
-	size_t low = 0, high = memory->place_count;
-
-	while (low < high) {
-		size_t middle = (low + high) / 2;
-		struct page_place *place = &memory->places[middle];
-		if (address < place->address)
-			high = middle;
-		else if (address >= place->address + place->pages * PAGE_BYTES)
-			low = middle + 1;
-		else
-			return place;
-	}
-	return NULL;
-}
-
-static int resolve_shared(struct restore *restore, struct restore_task *task, const PagemapEntry *entry, uint64_t pages)
-{
-	struct restore_task *source = restore_find_task(restore, entry->source_pid);
-	uint64_t from = entry->source_vaddr, address = entry->vaddr;
-
-	if (!source || source == task || !source->memory || source->index > task->index)
-		return fail(&restore->failure, EINVAL, "image-range", NULL, NULL,
-			    "pages at %lx refer to process %u, which does not hold them", entry->vaddr,
-			    entry->source_pid);
-	while (pages) {
-		const struct page_place *place = find_place(source->memory, from);
-		if (!place)
-			return fail(&restore->failure, EINVAL, "image-range", NULL, NULL,
-				    "pages at %lx refer to pages that process %u does not have", entry->vaddr,
-				    entry->source_pid);
-		uint64_t skip = (from - place->address) / PAGE_BYTES;
-		uint64_t count = place->pages - skip < pages ? place->pages - skip : pages;
-		struct page_place copy = *place;
-		copy.address = address;
-		copy.pages = count;
-		copy.first_page += skip;
-		add_place(task->memory, &copy);
-		pages -= count;
-		from += count * PAGE_BYTES;
-		address += count * PAGE_BYTES;
-	}
-	return 0;
-}
-
-/* The number of pages of an entry, checked against the address space and the entry before. */
-static int entry_pages(struct restore *restore, const PagemapEntry *entry, uint64_t previous_end, uint64_t *ret_pages)
-{
-	uint64_t pages = entry->has_nr_pages ? entry->nr_pages : entry->compat_nr_pages;
-
-	if (entry->vaddr % PAGE_BYTES || entry->vaddr < previous_end || entry->vaddr >= ADDRESS_SPACE_END ||
-	    pages > (ADDRESS_SPACE_END - entry->vaddr) / PAGE_BYTES)
-		return fail(&restore->failure, EINVAL, "image-range", NULL, NULL,
-			    "pagemap entry at %lx with %lu pages is out of order or range", entry->vaddr, pages);
-	*ret_pages = pages;
-	return 0;
-}
-
-static int check_pages_file(struct restore *restore, uint32_t pages_id, uint64_t pages)
-{
-	struct stat stat;
-	char name[64];
-
-	image_name(IMAGE_PAGES, pages_id, name, sizeof(name));
-	if (fstatat(restore->images_dirfd, name, &stat, 0) < 0)
-		return fail_errno(&restore->failure, errno, "image-open", name, "copy the whole images directory",
-				  "cannot open the image file");
-	if ((uint64_t)stat.st_size / PAGE_BYTES < pages)
-		return fail(&restore->failure, EINVAL, "image-truncated", name, "copy the images again",
-			    "it holds %lu pages, its pagemap names %lu", (uint64_t)stat.st_size / PAGE_BYTES, pages);
-	return 0;
-}
-
-static int read_entries(struct restore *restore, struct restore_task *task, struct image *image, uint32_t pages_id)
-{
-	uint64_t next_page = 0, previous_end = 0;
-	ProtobufCMessage *message;
-	int result;
-
-	while ((result = image_read(image, &message)) > 0) {
-		const PagemapEntry *entry = (const void *)message;
-		uint32_t flags = entry->has_flags   ? entry->flags
-				 : entry->in_parent ? PAGEMAP_IN_PARENT
-						    : PAGEMAP_PRESENT;
-		uint64_t pages;
-		result = entry_pages(restore, entry, previous_end, &pages);
-		if (!result && (flags & PAGEMAP_IN_PARENT))
-			result = fail(&restore->failure, EOPNOTSUPP, "image-parent", NULL,
-				      "dump again without --track-mem and --prev-images-dir",
-				      "its pages lie in parent images, which come with live migration");
-		if (!result && (flags & PAGEMAP_SHARED))
-			result = resolve_shared(restore, task, entry, pages);
-		if (!result && (flags & PAGEMAP_PRESENT)) {
-			add_place(task->memory, &(struct page_place){
-							.address = entry->vaddr,
-							.pages = pages,
-							.pages_id = pages_id,
-							.first_page = next_page,
-							.huge = flags & PAGEMAP_HUGE,
-						});
-			next_page += pages;
-		}
-		previous_end = entry->vaddr + pages * PAGE_BYTES;
-		image_message_free(message);
-		if (result < 0)
-			return result;
-	}
-	task->memory->own_pages = next_page;
-	return result < 0 ? result : check_pages_file(restore, pages_id, next_page);
-}
-
 static int read_task(struct restore *restore, struct restore_task *task)
 {
-	struct image *image;
-	ProtobufCMessage *message;
-	int error = image_open(restore->images_dirfd, &restore->failure, IMAGE_PAGEMAP, task->pid, &image);
+	struct restore_memory *memory = arena_alloc(&restore->arena, sizeof(*memory));
+	int error = page_chain_read(restore->page_chain, IMAGE_PAGEMAP, task->pid, ADDRESS_SPACE_END, &memory->places);
 
-	if (error == -ENOENT)
+	if (error == -ENOENT && !failure_is_set(&restore->failure))
 		return fail(&restore->failure, ENOENT, "image-missing", restore_task_name(restore, task),
 			    "copy the whole images directory", "pagemap-%d.img is missing", task->pid);
 	if (error < 0)
-		return error;
-	task->memory = arena_alloc(&restore->arena, sizeof(*task->memory));
-	task->memory->placed = arena_alloc(&restore->arena, task->mm->n_vmas * sizeof(uint64_t));
-	task->memory->inherited = arena_alloc(&restore->arena, task->mm->n_vmas * sizeof(bool));
-	error = image_read(image, &message);
-	if (error == 0)
-		error = fail(&restore->failure, EINVAL, "image-truncated", NULL, "copy the images again",
-			     "pagemap-%d.img is empty", task->pid);
-	if (error > 0) {
-		uint32_t pages_id = ((const PagemapHead *)message)->pages_id;
-		image_message_free(message);
-		error = read_entries(restore, task, image, pages_id);
-	}
-	image_close(&image);
-	return error < 0 ? fail_in(&restore->failure, "%s", restore_task_name(restore, task)) : 0;
+		return fail_in(&restore->failure, "%s", restore_task_name(restore, task));
+	memory->placed = arena_alloc(&restore->arena, task->mm->n_vmas * sizeof(uint64_t));
+	memory->inherited = arena_alloc(&restore->arena, task->mm->n_vmas * sizeof(bool));
+	task->memory = memory;
+	return 0;
 }
 
 static int check_vmas(struct restore *restore, const struct restore_task *task)
@@ -267,6 +127,12 @@ uint64_t restore_stage_address(struct restore *restore, uint64_t bytes)
 	return address;
 }
 
+/* Tasks look into the parents when their descriptors are in place already. */
+static int hold_directory(void *context, int *fd)
+{
+	return held_keep(context, fd);
+}
+
 int memory_read(struct restore *restore)
 {
 	for (size_t i = 0; i < restore->task_count; i++) {
@@ -279,5 +145,7 @@ int memory_read(struct restore *restore)
 		if (error < 0)
 			return error;
 	}
-	return find_stage(restore);
+	int error = page_chain_move_directories(restore->page_chain, hold_directory, restore);
+	page_chain_close_files(restore->page_chain);
+	return error ? error : find_stage(restore);
 }

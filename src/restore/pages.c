@@ -43,28 +43,6 @@ struct loader {
 	atomic_int error;
 };
 
-/*
- * The descriptor of a pages file, kept for the next call. Older ones stay open while loads may refer to them; the
- * task closes everything that is not its own before its descriptors come.
- */
-static int pages_fd(struct restore *restore, uint32_t pages_id, int *ret_fd)
-{
-	char name[64];
-
-	if (restore->pages_fd >= 0 && restore->pages_fd_id == pages_id) {
-		*ret_fd = restore->pages_fd;
-		return 0;
-	}
-	image_name(IMAGE_PAGES, pages_id, name, sizeof(name));
-	int fd = openat(restore->images_dirfd, name, O_RDONLY | O_CLOEXEC);
-	if (fd < 0)
-		return fail_errno(&restore->failure, errno, "image-open", name, NULL, "cannot open the image file");
-	restore->pages_fd = fd;
-	restore->pages_fd_id = pages_id;
-	*ret_fd = fd;
-	return 0;
-}
-
 /* Cut into pieces, so that threads share even one large run. */
 static void add_load(struct loader *loader, struct load load)
 {
@@ -154,42 +132,10 @@ static int run_loader(struct restore *restore, struct loader *loader)
 		     : 0;
 }
 
-static size_t first_place(const struct restore_memory *memory, uint64_t address)
-{
-	size_t low = 0, high = memory->place_count;
-
-	while (low < high) {
-		size_t middle = (low + high) / 2;
-		if (memory->places[middle].address + memory->places[middle].pages * PAGE_BYTES <= address)
-			low = middle + 1;
-		else
-			high = middle;
-	}
-	return low;
-}
-
-/* A part of a place that lies in [start, end), and after it the next. */
-static bool part_of_place(const struct restore_memory *memory, size_t *index, uint64_t start, uint64_t end,
-			  struct page_place *ret_part)
-{
-	if (*index >= memory->place_count || memory->places[*index].address >= end)
-		return false;
-	*ret_part = memory->places[(*index)++];
-	if (ret_part->address < start) {
-		uint64_t skip = (start - ret_part->address) / PAGE_BYTES;
-		ret_part->address = start;
-		ret_part->first_page += skip;
-		ret_part->pages -= skip;
-	}
-	if (ret_part->pages > (end - ret_part->address) / PAGE_BYTES)
-		ret_part->pages = (end - ret_part->address) / PAGE_BYTES;
-	return true;
-}
-
 static int plan_part(struct restore *restore, struct loader *loader, const struct page_place *part, uint64_t shift,
 		     bool compare)
 {
-	int fd, error = pages_fd(restore, part->pages_id, &fd);
+	int fd, error = page_chain_open(restore->page_chain, part->source, &fd);
 
 	if (!error)
 		add_load(loader, (struct load){
@@ -211,12 +157,12 @@ static int plan_difference(struct restore *restore, struct loader *loader, const
 			   const struct restore_memory *base, uint64_t shift)
 {
 	uint64_t end = part->address + part->pages * PAGE_BYTES;
-	size_t index = first_place(base, part->address);
+	size_t index = page_places_find(base->places, part->address);
 	struct page_place rest = *part, other;
 	int error = 0;
 
 	while (rest.pages && !error) {
-		bool found = part_of_place(base, &index, rest.address, end, &other);
+		bool found = page_places_part(base->places, &index, rest.address, end, &other);
 		uint64_t next = found ? other.address : end;
 		struct page_place piece = rest;
 		bool compare = false, same = false;
@@ -225,7 +171,7 @@ static int plan_difference(struct restore *restore, struct loader *loader, const
 			index -= found; /* look at it again from its own address */
 		} else {
 			piece.pages = other.pages < rest.pages ? other.pages : rest.pages;
-			same = other.pages_id == rest.pages_id && other.first_page == rest.first_page;
+			same = other.source == rest.source && other.first_page == rest.first_page;
 			compare = !same;
 		}
 		if (!same)
@@ -247,13 +193,13 @@ static void drop_pages(uint64_t start, uint64_t end, uint64_t shift)
 static void drop_foreign(const struct restore_memory *own, const struct restore_memory *base, uint64_t start,
 			 uint64_t end, uint64_t shift)
 {
-	size_t base_index = first_place(base, start);
+	size_t base_index = page_places_find(base->places, start);
 	struct page_place theirs, mine;
 
-	while (part_of_place(base, &base_index, start, end, &theirs)) {
+	while (page_places_part(base->places, &base_index, start, end, &theirs)) {
 		uint64_t at = theirs.address, stop = theirs.address + theirs.pages * PAGE_BYTES;
-		size_t own_index = first_place(own, at);
-		while (part_of_place(own, &own_index, at, stop, &mine)) {
+		size_t own_index = page_places_find(own->places, at);
+		while (page_places_part(own->places, &own_index, at, stop, &mine)) {
 			drop_pages(at, mine.address, shift);
 			at = mine.address + mine.pages * PAGE_BYTES;
 		}
@@ -266,12 +212,12 @@ int pages_load(struct restore *restore, size_t vma_index, const struct restore_m
 	const struct restore_memory *memory = restore->self->memory;
 	const VmaEntry *vma = restore->self->mm->vmas[vma_index];
 	uint64_t shift = memory->placed[vma_index] - vma->start;
-	size_t index = first_place(memory, vma->start);
+	size_t index = page_places_find(memory->places, vma->start);
 	struct loader loader = {.restore = restore};
 	struct page_place part;
 	int error = 0;
 
-	while (!error && part_of_place(memory, &index, vma->start, vma->end, &part)) {
+	while (!error && page_places_part(memory->places, &index, vma->start, vma->end, &part)) {
 		if (part.huge && (vma->madv >> MADV_HUGEPAGE & 1) && !base)
 			madvise((void *)(part.address + shift), part.pages * PAGE_BYTES, MADV_HUGEPAGE);
 		error = base ? plan_difference(restore, &loader, &part, base, shift)
@@ -288,12 +234,12 @@ int pages_load(struct restore *restore, size_t vma_index, const struct restore_m
 int restore_read_pages(struct restore *restore, const struct restore_task *task, uint64_t address, void *buffer,
 		       size_t bytes)
 {
-	size_t index = first_place(task->memory, address);
+	size_t index = page_places_find(task->memory->places, address);
 	uint64_t expected = address, end = address + bytes;
 	struct page_place part;
 
-	while (part_of_place(task->memory, &index, address, end, &part) && part.address == expected) {
-		int fd, error = pages_fd(restore, part.pages_id, &fd);
+	while (page_places_part(task->memory->places, &index, address, end, &part) && part.address == expected) {
+		int fd, error = page_chain_open(restore->page_chain, part.source, &fd);
 		if (!error) {
 			error = pread_full(fd, (char *)buffer + (part.address - address), part.pages * PAGE_BYTES,
 					   part.first_page * PAGE_BYTES);

@@ -57,7 +57,7 @@ void progress_plan(struct restore *restore)
 {
 	for (size_t i = 0; i < restore->task_count; i++)
 		if (restore->tasks[i]->memory)
-			restore_expect_pages(restore, restore->tasks[i]->memory->own_pages);
+			restore_expect_pages(restore, restore->tasks[i]->memory->places->own_pages);
 }
 
 void progress_collect(struct restore *restore)

@@ -19,6 +19,7 @@
 
 #include "base/fd.h"
 #include "base/log.h"
+#include "image/page_chain.h"
 #include "kinds/fd/fd_kind.h"
 #include "model/action_script.h"
 #include "restore/memory.h"
@@ -231,20 +232,34 @@ static int execute(struct restore *restore)
 			  "cannot execute it");
 }
 
+/* Pages of a migrated tree are in memory already. */
+static struct page_chain *make_page_chain(struct restore *restore)
+{
+	struct page_chain *chain = page_chain_new(restore->images_dirfd, &restore->failure);
+
+	for (size_t i = 0; i < restore->options->store_count; i++) {
+		const struct page_store *store = &restore->options->stores[i];
+		page_chain_add_store(chain, store->space == PAGE_STORE_SHMEM ? IMAGE_SHMEM_PAGEMAP : IMAGE_PAGEMAP,
+				     store->id, store->fd);
+	}
+	return chain;
+}
+
 int restore_run(const struct restore_options *options, struct failure *failure, int *ret_exit_status)
 {
-	struct restore restore = {
-		.options = options, .images_dirfd = options->images_dirfd, .pages_fd = -1, .notify_fd = -1};
+	struct restore restore = {.options = options, .images_dirfd = options->images_dirfd, .notify_fd = -1};
 	pid_t pid = 0;
 
 	restore_stats_entry__init(&restore.stats);
 	*ret_exit_status = 0;
+	restore.page_chain = make_page_chain(&restore);
 	int error = run(&restore, &pid);
 	if (!error && pid && options->exec_command)
 		error = execute(&restore);
 	else if (!error && pid && !options->detached)
 		*ret_exit_status = wait_for_root(pid);
 	*failure = restore.failure;
+	page_chain_free(restore.page_chain);
 	shared_free(restore.shared);
 	progress_free(&restore);
 	return error;

@@ -239,7 +239,7 @@ static int place_leader(struct restore *restore, const struct stage *stage, int 
 	if (!error)
 		error = stage_place(restore, 0, stage, 0, task->first_notice, program);
 	/* The old vDSO was read from a pages file. */
-	close_fd_pointer(&restore->pages_fd);
+	page_chain_close_files(restore->page_chain);
 	free(kept.items);
 	return error;
 }
@@ -291,7 +291,7 @@ static int prepare_descriptors(struct restore *restore)
 	}
 	if (error < 0)
 		return error;
-	restore->pages_fd = -1;
+	page_chain_close_files(restore->page_chain);
 	if (!restore->options->shell_job)
 		close_inherited(restore, log);
 	return 0;

@@ -6,10 +6,12 @@
 #include "kinds/mem/shmem_pages.h"
 
 #include <fcntl.h>
+#include <string.h>
 #include <sys/mman.h>
 
 #include "base/fd.h"
 #include "image/image.h"
+#include "image/page_chain.h"
 #include "kinds/mem/page_copy.h"
 #include "model/page_sink.h"
 
@@ -155,56 +157,13 @@ int shmem_pages_write(struct dump *dump, int fd, uint64_t size_bytes, uint32_t i
 
 /* ---- restore ---- */
 
-static int fail_pagemap(struct restore *restore, uint32_t id, const char *cause)
+static int compare_sources(const void *left, const void *right)
 {
-	char name[64];
+	const struct page_place *a = left, *b = right;
 
-	return fail(&restore->failure, EPROTO, "image-pagemap", image_name(IMAGE_SHMEM_PAGEMAP, id, name, sizeof(name)),
-		    NULL, "%s", cause);
-}
-
-static int add_entry(struct restore *restore, const PagemapEntry *entry, uint64_t size, uint32_t id,
-		     struct range_list *list)
-{
-	uint64_t pages = entry->has_nr_pages ? entry->nr_pages : entry->compat_nr_pages;
-	uint64_t limit = round_up(size);
-
-	if ((entry->has_flags && (entry->flags & PAGEMAP_IN_PARENT)) || (entry->has_in_parent && entry->in_parent))
-		return fail(&restore->failure, EOPNOTSUPP, "image-parent", NULL, "dump without --prev-images-dir",
-			    "pagemap-shmem-%u.img: pages lie in older images, which this release cannot read", id);
-	if (entry->has_flags && !(entry->flags & PAGEMAP_PRESENT))
-		return 0;
-	if (entry->vaddr % PAGE_BYTES || entry->vaddr > limit || pages > (limit - entry->vaddr) / PAGE_BYTES)
-		return fail_pagemap(restore, id, "an entry lies outside the memory");
-	if (list->total_bytes + pages * PAGE_BYTES < list->total_bytes)
-		return fail_pagemap(restore, id, "it has too many pages");
-	ARRAY_GROW(list->items, list->count, list->capacity);
-	list->items[list->count++] = (struct page_range){list->total_bytes, entry->vaddr, pages * PAGE_BYTES};
-	list->total_bytes += pages * PAGE_BYTES;
-	return 0;
-}
-
-static int read_entries(struct restore *restore, struct image *image, uint64_t size, uint32_t id,
-			struct range_list *list, uint32_t *ret_pages_id)
-{
-	ProtobufCMessage *message = NULL;
-	int error = 0, got = image_read(image, &message);
-
-	if (got < 0)
-		return got;
-	if (!got || message->descriptor != &pagemap_head__descriptor) {
-		image_message_free(message);
-		return fail_pagemap(restore, id, "it has no head");
-	}
-	*ret_pages_id = ((PagemapHead *)message)->pages_id;
-	image_message_free(message);
-	while (!error && (got = image_read(image, &message)) > 0) {
-		error = message->descriptor == &pagemap_entry__descriptor
-				? add_entry(restore, (PagemapEntry *)message, size, id, list)
-				: fail_pagemap(restore, id, "it holds other messages");
-		image_message_free(message);
-	}
-	return error ? error : got;
+	if (a->source != b->source)
+		return a->source < b->source ? -1 : 1;
+	return a->address < b->address ? -1 : a->address > b->address;
 }
 
 /* A file of huge pages cannot be written to, only mapped. */
@@ -221,50 +180,65 @@ static int copy_to_mapping(int pages, int fd, uint64_t size, const struct range_
 	return error;
 }
 
-static int read_data(struct restore *restore, int fd, uint64_t size, const struct range_list *list, uint32_t pages_id,
-		     bool is_hugetlb)
+/* Copies the pages at the begin of @places that are of one source. Returns how many places, or a failure. */
+static ssize_t read_source(struct restore *restore, int fd, uint64_t size, const struct page_place *places,
+			   size_t count, bool is_hugetlb)
 {
-	struct stat stat;
+	struct range_list list = {};
 	bool writing = false;
-	char name[64];
+	int pages, error = page_chain_open(restore->page_chain, places[0].source, &pages);
 
-	image_name(IMAGE_PAGES, pages_id, name, sizeof(name));
-	_cleanup_fd_ int pages = openat(restore->images_dirfd, name, O_RDONLY | O_CLOEXEC);
-	if (pages < 0 || fstat(pages, &stat) < 0)
-		return fail_errno(&restore->failure, errno, "image-missing", name, "copy the images directory again",
-				  "cannot open it");
-	if (list->total_bytes > (uint64_t)stat.st_size)
-		return fail(&restore->failure, EPROTO, "image-truncated", name, "copy the images directory again",
-			    "it has %ld bytes instead of %lu", stat.st_size, list->total_bytes);
-	int error = is_hugetlb ? copy_to_mapping(pages, fd, size, list)
-			       : page_copy(pages, fd, size, list->items, list->count, &writing);
 	if (error < 0)
-		return fail_errno(&restore->failure, error, writing ? "shmem-write" : "image-read", name,
+		return error;
+	for (; list.count < count && places[list.count].source == places[0].source; list.count++) {
+		const struct page_place *place = &places[list.count];
+		ARRAY_GROW(list.items, list.count, list.capacity);
+		list.items[list.count] =
+			(struct page_range){place->first_page * PAGE_BYTES, place->address, place->pages * PAGE_BYTES};
+	}
+	error = is_hugetlb ? copy_to_mapping(pages, fd, size, &list)
+			   : page_copy(pages, fd, size, list.items, list.count, &writing);
+	free(list.items);
+	if (error < 0)
+		return fail_errno(&restore->failure, error, writing ? "shmem-write" : "image-read", NULL,
 				  writing && error == -ENOMEM ? "free memory" : NULL,
 				  writing ? "cannot fill shared memory" : "cannot read memory pages");
+	return list.count;
+}
+
+static int read_places(struct restore *restore, int fd, uint64_t size, const struct page_places *places,
+		       bool is_hugetlb)
+{
+	_cleanup_free_ struct page_place *sorted = xcalloc(places->count + 1, sizeof(*sorted));
+
+	if (places->count)
+		memcpy(sorted, places->items, places->count * sizeof(*sorted));
+	qsort(sorted, places->count, sizeof(*sorted), compare_sources);
+	for (size_t done = 0; done < places->count;) {
+		ssize_t count = read_source(restore, fd, size, &sorted[done], places->count - done, is_hugetlb);
+		if (count < 0)
+			return count;
+		done += count;
+	}
 	return 0;
 }
 
 int shmem_pages_read(struct restore *restore, int fd, uint64_t size_bytes, uint32_t id, bool is_hugetlb)
 {
-	struct range_list list = {};
-	uint32_t pages_id = 0;
-	struct image *image;
-	int error = image_open(restore->images_dirfd, &restore->failure, IMAGE_SHMEM_PAGEMAP, id, &image);
+	const struct page_places *places;
+	char name[64];
+	int error = page_chain_read(restore->page_chain, IMAGE_SHMEM_PAGEMAP, id, round_up(size_bytes), &places);
 
-	if (error == -ENOENT)
-		return fail_pagemap(restore, id, "the file is missing");
+	image_name(IMAGE_SHMEM_PAGEMAP, id, name, sizeof(name));
+	if (error == -ENOENT && !failure_is_set(&restore->failure))
+		return fail(&restore->failure, EPROTO, "image-pagemap", name, "copy the whole images directory",
+			    "the file is missing");
 	if (error < 0)
 		return error;
-	error = read_entries(restore, image, size_bytes, id, &list, &pages_id);
-	int closed = image_close(&image);
-	if (!error)
-		error = closed;
-	restore_expect_pages(restore, list.total_bytes / PAGE_BYTES);
-	if (!error && list.total_bytes)
-		error = read_data(restore, fd, size_bytes, &list, pages_id, is_hugetlb);
-	if (!error)
-		restore_count_pages(restore, &(struct restore_page_counts){.restored = list.total_bytes / PAGE_BYTES});
-	free(list.items);
-	return error;
+	restore_expect_pages(restore, places->own_pages);
+	error = read_places(restore, fd, size_bytes, places, is_hugetlb);
+	if (error < 0)
+		return fail_in(&restore->failure, "%s", name);
+	restore_count_pages(restore, &(struct restore_page_counts){.restored = places->own_pages});
+	return 0;
 }
