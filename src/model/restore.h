@@ -77,7 +77,8 @@ struct restore {
 	size_t task_count;
 	struct restore_file **files; /* ascending ids */
 	size_t file_count;
-	void **kind_states;                /* one pointer per row of fd_kinds, owned by the kind */
+	int above_tables;   /* a number above all descriptor tables of the tree; what is held for all lies there */
+	void **kind_states; /* one pointer per row of fd_kinds, owned by the kind */
 	struct restored_locks *file_locks; /* kinds/fd/file_lock.c; NULL = there are none */
 	struct restore_shared *shared;
 	uint64_t stage_address, stage_end; /* addresses that no task uses (restore/memory_read.c) */

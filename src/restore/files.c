@@ -363,15 +363,3 @@ void files_close_others(const struct restore *restore, int limit, const int *kee
 		first = next + 1;
 	}
 }
-
-int files_above_tables(const struct restore *restore)
-{
-	int highest = 2;
-
-	for (size_t i = 0; i < restore->task_count; i++) {
-		const struct restore_task *task = restore->tasks[i];
-		if (task->fd_count && task->fds[task->fd_count - 1].number > highest)
-			highest = task->fds[task->fd_count - 1].number;
-	}
-	return highest + 1;
-}

@@ -10,5 +10,3 @@ int files_move_service_fd(struct restore *restore, int *fd);
 int files_restore(struct restore *restore);
 /* Closes everything below @limit but the task's descriptors (which may not exist yet) and @keep. */
 void files_close_others(const struct restore *restore, int limit, const int *keep, size_t keep_count);
-/* A number above all descriptor tables of the tree; what kinds hold for all tasks lies there (kinds/fd/held.h). */
-int files_above_tables(const struct restore *restore);

@@ -166,6 +166,8 @@ static int read_descriptors(struct restore *restore, struct restore_task *task, 
 				     slot.number);
 			break;
 		}
+		if (slot.number >= restore->above_tables)
+			restore->above_tables = slot.number + 1;
 		ARRAY_GROW(task->fds, task->fd_count, capacity);
 		task->fds[task->fd_count++] = slot;
 	}
@@ -311,6 +313,7 @@ static void measure_filters(struct restore *restore)
 
 int read_images(struct restore *restore)
 {
+	restore->above_tables = STDERR_FILENO + 1;
 	int error = read_inventory(restore);
 
 	if (!error)

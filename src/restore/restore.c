@@ -22,6 +22,7 @@
 #include "image/page_chain.h"
 #include "kinds/fd/fd_kind.h"
 #include "model/action_script.h"
+#include "restore/heap.h"
 #include "restore/memory.h"
 #include "restore/progress.h"
 #include "restore/read.h"
@@ -189,6 +190,7 @@ static int run(struct restore *restore, pid_t *ret_pid)
 	if (error < 0)
 		return error;
 	move_pids_on(restore);
+	heap_share(restore);
 	error = build_tree(restore, root, ret_pid);
 	if (!error)
 		error = write_pidfile(restore, *ret_pid);

@@ -274,7 +274,7 @@ static void close_inherited(const struct restore *restore, int log)
 	memcpy(keep, own, sizeof(own));
 	if (restore->offered_count)
 		memcpy(keep + ARRAY_SIZE(own), restore->offered, restore->offered_count * sizeof(*keep));
-	files_close_others(restore, files_above_tables(restore), keep, count);
+	files_close_others(restore, restore->above_tables, keep, count);
 }
 
 static int prepare_descriptors(struct restore *restore)

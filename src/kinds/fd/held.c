@@ -5,22 +5,9 @@
 
 #include "base/fd.h"
 
-/* Tables are sorted, so one look at the end of each is enough. */
-static int first_free_number(const struct restore *restore)
-{
-	int highest = 2;
-
-	for (size_t i = 0; i < restore->task_count; i++) {
-		const struct restore_task *task = restore->tasks[i];
-		if (task->fd_count && task->fds[task->fd_count - 1].number > highest)
-			highest = task->fds[task->fd_count - 1].number;
-	}
-	return highest + 1;
-}
-
 int held_keep(struct restore *restore, int *fd)
 {
-	int moved = fcntl(*fd, F_DUPFD_CLOEXEC, first_free_number(restore));
+	int moved = fcntl(*fd, F_DUPFD_CLOEXEC, restore->above_tables);
 
 	if (moved < 0)
 		return fail_errno(&restore->failure, errno, "fd-limit", NULL,
