@@ -4,15 +4,14 @@
  */
 #include <string.h>
 #include <sys/random.h>
-#include <time.h>
 
 #include "dump/stages.h"
 #include "kinds/mem/memory.h"
+#include "kinds/ns/time_namespace.h"
 #include "kinds/task/seccomp.h"
 
 #include "inventory.pb-c.h"
 #include "pstree.pb-c.h"
-#include "timens.pb-c.h"
 
 /* Ids of criu's own namespaces, which the tree shares. */
 enum { NS_PID = 1, NS_NET, NS_IPC, NS_UTS, NS_TIME, NS_MNT, NS_USER, NS_CGROUP };
@@ -50,9 +49,7 @@ static int write_inventory(struct dump *dump)
 {
 	InventoryEntry inventory = INVENTORY_ENTRY__INIT;
 	PluginsEntry plugins = PLUGINS_ENTRY__INIT;
-	struct timespec uptime;
 
-	clock_gettime(CLOCK_BOOTTIME, &uptime);
 	inventory.img_version = memory_has_shared_runs(dump) ? IMAGE_VERSION_SHARED_PAGES : IMAGE_VERSION_1_1;
 	inventory.has_fdinfo_per_id = inventory.fdinfo_per_id = true;
 	inventory.has_ns_per_id = inventory.ns_per_id = true;
@@ -144,24 +141,6 @@ static int write_files(struct dump *dump)
 	return image_close(&image);
 }
 
-/* What the clocks showed, so that they do not jump back on another machine. */
-static int write_clocks(struct dump *dump)
-{
-	TimensEntry entry = TIMENS_ENTRY__INIT;
-	Timespec monotonic = TIMESPEC__INIT, boottime = TIMESPEC__INIT;
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	monotonic.tv_sec = now.tv_sec;
-	monotonic.tv_nsec = now.tv_nsec;
-	clock_gettime(CLOCK_BOOTTIME, &now);
-	boottime.tv_sec = now.tv_sec;
-	boottime.tv_nsec = now.tv_nsec;
-	entry.monotonic = &monotonic;
-	entry.boottime = &boottime;
-	return write_one(dump, IMAGE_TIMENS, 0, &entry.base);
-}
-
 int write_images(struct dump *dump)
 {
 	int error = 0;
@@ -175,7 +154,7 @@ int write_images(struct dump *dump)
 	if (!error)
 		error = write_tree(dump);
 	if (!error)
-		error = write_clocks(dump);
+		error = time_namespace_write(dump);
 	/* Last: a directory with an inventory is a complete dump. */
 	return error ? error : write_inventory(dump);
 }

@@ -24,8 +24,9 @@
 struct fd_kind;
 struct injection; /* inject/injection.h: what criu has placed inside one task */
 struct thread_status;
-struct seccomp_filters; /* kinds/task/seccomp.c */
-struct memory_map;      /* kinds/mem: the mappings of one task */
+struct seccomp_filters;     /* kinds/task/seccomp.c */
+struct time_namespace_dump; /* kinds/ns/time_namespace.c */
+struct memory_map;          /* kinds/mem: the mappings of one task */
 
 /* task_core_entry.task_state */
 enum task_state { TASK_STATE_ALIVE = 1, TASK_STATE_DEAD = 2, TASK_STATE_STOPPED = 3 };
@@ -90,13 +91,14 @@ struct dump {
 	size_t task_count;
 	struct dump_file **files; /* files[i]->id == i + 1 */
 	size_t file_count, file_capacity;
-	struct known_files *mapped_files; /* look-ups of mapped files (kinds/mem/file.c) */
-	dev_t pipe_device;                /* st_dev of every pipe(2) */
-	struct file_index *file_index;    /* finds the open file description of a descriptor (dump/files.c) */
-	void **kind_states;               /* one pointer per row of fd_kinds, owned by the kind */
-	struct seccomp_filters *seccomp;  /* NULL = no task has one */
-	unsigned online_processors;       /* of this machine; 0 = not asked yet */
-	uint64_t *own_namespaces;         /* of criu (kinds/task/unsupported_state.c); NULL = not asked yet */
+	struct known_files *mapped_files;           /* look-ups of mapped files (kinds/mem/file.c) */
+	dev_t pipe_device;                          /* st_dev of every pipe(2) */
+	struct file_index *file_index;              /* finds the open file description of a descriptor (dump/files.c) */
+	void **kind_states;                         /* one pointer per row of fd_kinds, owned by the kind */
+	struct seccomp_filters *seccomp;            /* NULL = no task has one */
+	unsigned online_processors;                 /* of this machine; 0 = not asked yet */
+	uint64_t *own_namespaces;                   /* of criu (kinds/task/unsupported_state.c); NULL = not asked yet */
+	struct time_namespace_dump *time_namespace; /* of the root; NULL = not looked at yet */
 	DumpStatsEntry stats;
 	const struct xstate_layout *xstate_layout; /* of this CPU (kinds/task/registers.c) */
 	char run_id[37];                           /* inventory_entry.dump_criu_run_id */

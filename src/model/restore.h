@@ -26,7 +26,8 @@
 
 struct fd_kind;
 struct page_chain;
-struct restore_shared; /* memory that all tasks of the restore share (restore/shared.h) */
+struct time_namespace_restore; /* kinds/ns/time_namespace.c */
+struct restore_shared;         /* memory that all tasks of the restore share (restore/shared.h) */
 
 /* One slot of a restored descriptor table. */
 struct restore_fd {
@@ -88,12 +89,13 @@ struct restore {
 	struct restore_task *fork_origin;          /* the task whose memory this process inherited */
 	const struct xstate_layout *xstate_layout; /* of this CPU (kinds/task/registers.c) */
 	struct page_chain *page_chain;             /* where pages lie (image/page_chain.h) */
-	uint64_t own_bounding, own_ambient; /* capability sets of criu itself (kinds/task/creds.c) */
+	uint64_t own_bounding, own_ambient;        /* capability sets of criu itself (kinds/task/creds.c) */
 	bool own_sets_known;
 	size_t seccomp_bytes;   /* room that the filters of the images need in a thread's last program */
 	int *notify_fd_in_task; /* by index of the task, for closing it last */
 	int notify_fd;          /* where the interpreter reports to; a number no task uses */
 	SeccompEntry *seccomp;  /* NULL = not read, no task needs it */
+	struct time_namespace_restore *time_namespace; /* that the root enters; NULL = it stays in that of criu */
 	RestoreStatsEntry stats;
 	struct restore_progress *progress; /* restore/progress.c */
 	const char *stage_name;

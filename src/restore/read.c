@@ -12,6 +12,7 @@
 #include "base/fd.h"
 #include "kinds/fd/fd_kind.h"
 #include "kinds/fd/file_lock.h"
+#include "kinds/ns/time_namespace.h"
 #include "kinds/task/registers.h"
 #include "kinds/task/task_kind.h"
 #include "restore/memory.h"
@@ -316,6 +317,8 @@ int read_images(struct restore *restore)
 	restore->above_tables = STDERR_FILENO + 1;
 	int error = read_inventory(restore);
 
+	if (!error)
+		error = time_namespace_read(restore);
 	if (!error)
 		error = read_tree(restore);
 	if (!error)

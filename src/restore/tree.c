@@ -21,6 +21,7 @@
 #include "base/log.h"
 #include "kernel/proc.h"
 #include "kinds/fd/fd_kind.h"
+#include "kinds/ns/time_namespace.h"
 #include "kinds/task/task_kind.h"
 #include "restore/memory.h"
 #include "restore/preload.h"
@@ -258,7 +259,9 @@ static void become(struct tree_run *run, struct restore_tree_node *node, pid_t c
 	restore->offered_count = 0;
 	log_set_pid(task->pid);
 	atomic_store(&restore->shared->born[task->index], 1);
-	if (task->state != TASK_DEAD) {
+	if (task == restore->tasks[0])
+		error = time_namespace_enter(restore);
+	if (!error && task->state != TASK_DEAD) {
 		error = enter_kinds(restore, task);
 		if (!error)
 			error = memory_restore_private(restore);

@@ -2,16 +2,18 @@
 /* The kinds of task state. The order is that of the calls in a task's last programs; each comment says why. */
 #include "kinds/task/task_kind.h"
 
-extern const struct task_kind core_entries_kind, unsupported_state_kind, comm_kind, personality_kind, proc_values_kind,
-	robust_list_kind, tid_address_kind, sigaltstack_kind, rseq_kind, membarrier_kind, thp_disable_kind, sched_kind,
-	no_new_privs_kind, seccomp_kind, creds_kind, pdeath_signal_kind, child_subreaper_kind, sigaction_kind,
-	itimers_kind, posix_timers_kind, pending_kind, rlimits_kind, dumpable_kind, file_lock_kind;
+extern const struct task_kind core_entries_kind, unsupported_state_kind, time_namespace_kind, comm_kind,
+	personality_kind, proc_values_kind, robust_list_kind, tid_address_kind, sigaltstack_kind, rseq_kind,
+	membarrier_kind, thp_disable_kind, sched_kind, no_new_privs_kind, seccomp_kind, creds_kind, pdeath_signal_kind,
+	child_subreaper_kind, sigaction_kind, itimers_kind, posix_timers_kind, pending_kind, rlimits_kind,
+	dumpable_kind, file_lock_kind;
 
 const struct task_kind *const task_kinds[] = {
 	/* Checks what all others rely on. */
 	&core_entries_kind,
 	/* Refuses before the others ask. */
 	&unsupported_state_kind,
+	&time_namespace_kind,
 	/* Need no privileges and depend on nothing. */
 	&comm_kind,
 	&personality_kind,
