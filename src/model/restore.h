@@ -25,6 +25,7 @@
 #include "stats.pb-c.h"
 
 struct fd_kind;
+struct mappings;
 struct page_chain;
 struct time_namespace_restore; /* kinds/ns/time_namespace.c */
 struct restore_shared;         /* memory that all tasks of the restore share (restore/shared.h) */
@@ -82,9 +83,10 @@ struct restore {
 	void **kind_states; /* one pointer per row of fd_kinds, owned by the kind */
 	struct restored_locks *file_locks; /* kinds/fd/file_lock.c; NULL = there are none */
 	struct restore_shared *shared;
-	uint64_t stage_address, stage_end; /* addresses that no task uses (restore/memory_read.c) */
-	struct restore_task *self;         /* NULL in criu itself */
-	int *offered;                      /* descriptors of this process that wait to be taken (restore_offer) */
+	const struct mappings *own_mappings; /* of criu before it made the first process */
+	uint64_t stage_address, stage_end;   /* addresses that no task uses (restore/memory_read.c) */
+	struct restore_task *self;           /* NULL in criu itself */
+	int *offered;                        /* descriptors of this process that wait to be taken (restore_offer) */
 	size_t offered_count, offered_capacity;
 	struct restore_task *fork_origin;          /* the task whose memory this process inherited */
 	const struct xstate_layout *xstate_layout; /* of this CPU (kinds/task/registers.c) */

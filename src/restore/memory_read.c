@@ -89,19 +89,19 @@ static int find_stage(struct restore *restore)
 {
 	_cleanup_fd_ int proc_fd = open("/proc/self", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	_cleanup_free_ struct range *ranges = NULL;
-	struct mappings own = {};
+	struct mappings *own = arena_alloc(&restore->arena, sizeof(*own));
 	struct range gap;
 	size_t count = 0, capacity = 0;
-	int error = proc_fd < 0 ? -errno : mappings_read_short(proc_fd, &own);
+	int error = proc_fd < 0 ? -errno : mappings_read_short(proc_fd, own);
 
 	if (error < 0)
 		return fail_errno(&restore->failure, error, "restore-maps", NULL, NULL, "cannot read /proc/self/maps");
-	for (size_t i = 0; i < own.count; i++)
-		if (own.items[i].end <= ADDRESS_SPACE_END) { /* not the vsyscall page */
+	for (size_t i = 0; i < own->count; i++)
+		if (own->items[i].end <= ADDRESS_SPACE_END) { /* not the vsyscall page */
 			ARRAY_GROW(ranges, count, capacity);
-			ranges[count++] = (struct range){own.items[i].start, own.items[i].end};
+			ranges[count++] = (struct range){own->items[i].start, own->items[i].end};
 		}
-	mappings_free(&own);
+	restore->own_mappings = own;
 	for (size_t t = 0; t < restore->task_count; t++)
 		for (size_t i = 0; restore->tasks[t]->mm && i < restore->tasks[t]->mm->n_vmas; i++) {
 			const VmaEntry *vma = restore->tasks[t]->mm->vmas[i];

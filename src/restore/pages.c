@@ -62,7 +62,9 @@ static void add_load(struct loader *loader, struct load load)
 
 static int load_compared(const struct load *load, struct restore_page_counts *counts)
 {
-	_cleanup_free_ char *buffer = xcalloc(1, COMPARE_BYTES);
+	/* Not zeroed, and no larger than needed: most of these loads are a page or two. */
+	size_t buffer_bytes = load->bytes < COMPARE_BYTES ? load->bytes : COMPARE_BYTES;
+	_cleanup_free_ char *buffer = xrealloc_array(NULL, buffer_bytes, 1);
 
 	for (uint64_t done = 0; done < load->bytes; done += COMPARE_BYTES) {
 		uint64_t bytes = load->bytes - done < COMPARE_BYTES ? load->bytes - done : COMPARE_BYTES;

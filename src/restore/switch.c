@@ -20,7 +20,6 @@
 
 #include "base/fd.h"
 #include "base/log.h"
-#include "kernel/maps.h"
 #include "kernel/uapi.h"
 #include "kinds/fd/regular.h"
 #include "kinds/mem/mem_kind.h"
@@ -65,27 +64,16 @@ static bool is_mapped_by_criu(const VmaEntry *vma)
 	return kind && !kind->is_special;
 }
 
-static bool any_mapping_in(const struct mappings *mappings, size_t *index, const struct range *gap)
-{
-	while (*index < mappings->count && mappings->items[*index].end <= gap->start)
-		++*index;
-	return *index < mappings->count && mappings->items[*index].start < gap->end;
-}
-
-/*
- * Everything between what stays is unmapped, gap by gap. Only gaps in which something lies are worth a call; the
- * whole gap is named, so that what malloc maps after this look goes too.
- */
-static void plan_unmap(struct program *program, const struct mappings *own, struct ranges *kept)
+/* Everything between what stays is unmapped, gap by gap: to look where something lies would cost more. */
+static void plan_unmap(struct program *program, struct ranges *kept)
 {
 	uint64_t covered = PAGE_BYTES;
-	size_t index = 0;
 
 	qsort(kept->items, kept->count, sizeof(*kept->items), compare_ranges);
 	for (size_t i = 0; i <= kept->count; i++) {
-		struct range gap = {covered, i < kept->count ? kept->items[i].start : ADDRESS_SPACE_END};
-		if (gap.end > gap.start && any_mapping_in(own, &index, &gap)) {
-			PROGRAM_CALL(program, SYS_munmap, gap.start, gap.end - gap.start);
+		uint64_t end = i < kept->count ? kept->items[i].start : ADDRESS_SPACE_END;
+		if (end > covered) {
+			PROGRAM_CALL(program, SYS_munmap, covered, end - covered);
 			program_describe(program, "munmap of criu's own memory");
 		}
 		if (i < kept->count && kept->items[i].end > covered)
@@ -215,20 +203,15 @@ static int place_leader(struct restore *restore, const struct stage *stage, int 
 	const struct restore_task *task = restore->self;
 	struct program *program = stage_program(stage, 0);
 	struct ranges kept = {};
-	struct mappings own = {};
 	uint64_t waiting, waiting_end;
-	_cleanup_fd_ int proc_fd = open("/proc/self", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	int error = proc_fd < 0 ? -errno : mappings_read_short(proc_fd, &own);
 
-	if (error < 0)
-		return fail_errno(&restore->failure, error, "restore-maps", NULL, NULL, "cannot read /proc/self/maps");
 	keep_ranges(task, stage, &kept);
-	error = vdso_plan_leave(restore, &own, program, &waiting, &waiting_end);
+	int error = vdso_plan_leave(restore, program, &waiting, &waiting_end);
 	if (!error) {
 		add_range(&kept, waiting, waiting_end);
-		plan_unmap(program, &own, &kept);
+		plan_unmap(program, &kept);
 		plan_staged(task, program);
-		error = vdso_plan_arrive(restore, &own, waiting, program);
+		error = vdso_plan_arrive(restore, waiting, program);
 	}
 	if (!error) {
 		plan_mm(task, program, exe_fd);

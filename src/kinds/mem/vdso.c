@@ -20,6 +20,7 @@
 #include <sys/syscall.h>
 
 #include "base/fd.h"
+#include "kernel/maps.h"
 #include "kinds/mem/mem_kind.h"
 
 enum { PAGE_BYTES = 4096 };
@@ -200,8 +201,16 @@ static void plan_move(const struct own_block *block, uint64_t from, uint64_t to,
 	}
 }
 
-int vdso_plan_leave(struct restore *restore, const struct mappings *own, struct program *program, uint64_t *ret_start,
-		    uint64_t *ret_end)
+/* Whether the task has a mapping where the kernel has put ours. */
+static bool is_in_the_way(const struct restore_task *task, const struct own_block *block)
+{
+	for (size_t i = 0; i < task->mm->n_vmas; i++)
+		if (task->mm->vmas[i]->start < block->end && task->mm->vmas[i]->end > block->start)
+			return true;
+	return false;
+}
+
+int vdso_plan_leave(struct restore *restore, struct program *program, uint64_t *ret_start, uint64_t *ret_end)
 {
 	const VmaEntry *code, *data;
 	struct own_block block;
@@ -210,9 +219,14 @@ int vdso_plan_leave(struct restore *restore, const struct mappings *own, struct 
 	find_entries(restore->self, &code, &data);
 	if (!code)
 		return 0;
-	if (!find_own(own, &block))
+	if (!find_own(restore->own_mappings, &block))
 		return fail(&restore->failure, EOPNOTSUPP, "vdso-missing", "vDSO", "boot without vdso=0",
 			    "the task has one and this kernel gives none");
+	if (!is_in_the_way(restore->self, &block)) {
+		*ret_start = block.start;
+		*ret_end = block.end;
+		return 0;
+	}
 	uint64_t waiting = restore_stage_address(restore, block.end - block.start);
 	if (!waiting)
 		return fail(&restore->failure, ENOMEM, "restore-stage", NULL, NULL, "no free addresses are left");
@@ -222,14 +236,14 @@ int vdso_plan_leave(struct restore *restore, const struct mappings *own, struct 
 	return 0;
 }
 
-int vdso_plan_arrive(struct restore *restore, const struct mappings *own, uint64_t waiting, struct program *program)
+int vdso_plan_arrive(struct restore *restore, uint64_t waiting, struct program *program)
 {
 	_cleanup_free_ char *content = NULL;
 	const VmaEntry *code, *data;
 	struct own_block block;
 
 	find_entries(restore->self, &code, &data);
-	if (!code || !find_own(own, &block))
+	if (!code || !find_own(restore->own_mappings, &block))
 		return 0;
 	size_t bytes = code->end - code->start;
 	int error = read_image_code(restore, code, &content);
