@@ -58,8 +58,9 @@ struct session {
 	struct endpoint endpoint;          /* source: where further connections go */
 	const struct tls_credentials *tls; /* NULL = no TLS */
 	struct tls_credentials *owned_tls; /* source: loaded here */
-	int door_fd;                       /* destination: further connections come from here */
-	uint32_t next_index;               /* source: of the next connection that is not for pages */
+	int door_fd;                       /* destination: further connections come from here (door.h) */
+	bool door_is_open;
+	uint32_t next_index; /* source: of the next connection that is not for pages */
 };
 
 /* ---- source ---- */
@@ -73,10 +74,17 @@ int session_connect(struct session *session, const struct endpoint *endpoint, co
 /*
  * Connects again to a session whose link broke: @id and @secret are those of the old one. On return the state is
  * RESUMING, and there are no connections for pages; session_open_data() makes them once they are needed.
+ * session_ask_status() is what comes next. Returns 0 or a failure; session_close() is needed in both cases.
  */
 int session_reconnect(struct session *session, const struct endpoint *endpoint, const struct wire_options *options,
 		      const uint8_t id[SESSION_ID_BYTES], const uint8_t secret[SESSION_SECRET_BYTES],
 		      struct failure *failure);
+/*
+ * RESUMING: tells the destination in which state this side is, and learns what the destination has. The protocol goes
+ * to that state: READY (COMMIT or ABORT may be sent), RUNNING, DONE or ABORTED. Returns 0 or a failure.
+ */
+int session_ask_status(struct session *session, enum migrate_state own_state, struct failure *failure,
+		       bool *ret_tree_runs, uint64_t *ret_missing_pages);
 /* Opens the session->connections connections for pages (session_connect() has done it). Returns 0 or a failure. */
 int session_open_data(struct session *session, struct failure *failure);
 /* One more connection of any role but pages. The caller closes the stream. Returns 0 or a failure. */
@@ -88,15 +96,13 @@ int session_open(struct session *session, enum connection_role role, struct fail
 /* A first connection as the listener gives it (listener.h): nothing was read from it but the preamble. */
 struct session_entry {
 	struct stream *stream;
-	int door_fd;                       /* unix socket over which further connections come */
 	const struct tls_credentials *tls; /* NULL = none */
 	uint8_t id[SESSION_ID_BYTES];
-	bool resume; /* the preamble names an existing session: the process that holds it gets this connection */
 };
 
 /*
- * Shakes hands, reads HELLO, answers it, and takes in the connections for pages (none if it resumes). On return the
- * protocol is in state PREFLIGHT, or RESUMING. Takes over stream and door of @entry in all cases.
+ * Shakes hands, reads HELLO, answers it, and takes in the connections for pages (none in a dry run). On return the
+ * protocol is in state PREFLIGHT. Takes over the stream of @entry in all cases.
  * Returns 0 or a failure; session_close() is needed in both cases.
  */
 int session_accept(struct session *session, struct session_entry *entry, const struct wire_options *options,
@@ -109,7 +115,7 @@ int session_accept(struct session *session, struct session_entry *entry, const s
  */
 int session_accept_connection(struct session *session, int timeout_ms, struct failure *failure,
 			      enum connection_role *ret_role, uint32_t *ret_index, struct stream **ret_stream);
-/* Waits for the connections for pages of a session that was resumed. Returns 0 or a failure. */
+/* Waits for the connections for pages (of a session whose link was lost). Returns 0 or a failure. */
 int session_accept_data(struct session *session, struct failure *failure);
 /*
  * After a broken link: waits for the source to come back on the door (poll session->door_fd to do something else
@@ -122,5 +128,3 @@ int session_await_return(struct session *session, int timeout_ms, struct failure
 
 /* Closes everything. A session of zeros is fine. */
 void session_close(struct session *session);
-/* Forgets the descriptors without a word to the other side (in a forked child). */
-void session_drop(struct session *session);

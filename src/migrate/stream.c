@@ -52,7 +52,7 @@ static void fd_free(struct stream *stream)
 {
 }
 
-static const struct stream_operations fd_operations = {
+const struct stream_operations stream_fd_operations = {
 	.name = "fd",
 	.read = fd_read,
 	.writev = fd_writev,
@@ -81,10 +81,11 @@ int stream_from_fds(int read_fd, int write_fd, const char *peer, struct stream *
 	struct stream *stream = xcalloc(1, sizeof(*stream));
 
 	*stream = (struct stream){
-		.operations = &fd_operations,
+		.operations = &stream_fd_operations,
 		.read_fd = read_fd,
 		.write_fd = write_fd,
 		.cancel_fd = -1,
+		.holder_fd = -1,
 		.timeout_ms = -1,
 		.is_socket = is_socket(write_fd),
 	};
@@ -225,6 +226,28 @@ static int wait_in_call(const struct stream *stream, int fd, short events)
 	return ready > 0 ? 0 : ready == 0 ? -ETIMEDOUT : ready;
 }
 
+static uint64_t now_ns(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+}
+
+int stream_wait_readable(struct stream *stream)
+{
+	return wait_in_call(stream, stream->read_fd, POLLIN);
+}
+
+int stream_wait_writable(struct stream *stream)
+{
+	uint64_t start_ns = now_ns();
+	int r = wait_in_call(stream, stream->write_fd, POLLOUT);
+
+	stream->write_wait_ns += now_ns() - start_ns;
+	return r;
+}
+
 int stream_wait(struct stream *stream, int timeout_ms)
 {
 	if (stream_pending(stream))
@@ -247,19 +270,11 @@ int stream_read_full(struct stream *stream, void *buffer, size_t size)
 			return -ENODATA;
 		if (count != -EAGAIN)
 			return (int)count;
-		int r = wait_in_call(stream, stream->read_fd, POLLIN);
+		int r = stream_wait_readable(stream);
 		if (r < 0)
 			return r;
 	}
 	return 0;
-}
-
-static uint64_t now_ns(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
 }
 
 static void skip_parts(struct iovec **parts, int *count, size_t bytes)
@@ -287,9 +302,7 @@ int stream_writev(struct stream *stream, struct iovec *parts, int count)
 		}
 		if (done != -EAGAIN)
 			return (int)done;
-		uint64_t start_ns = now_ns();
-		int r = wait_in_call(stream, stream->write_fd, POLLOUT);
-		stream->write_wait_ns += now_ns() - start_ns;
+		int r = stream_wait_writable(stream);
 		if (r < 0)
 			return r;
 	}
@@ -353,6 +366,8 @@ void stream_forget(struct stream **stream)
 		close(closed->read_fd);
 	if (closed->write_fd >= 0 && closed->write_fd != closed->read_fd)
 		close(closed->write_fd);
+	if (closed->holder_fd >= 0)
+		close(closed->holder_fd);
 	closed->operations->free(closed);
 	free(closed);
 }

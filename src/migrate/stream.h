@@ -42,11 +42,20 @@ struct stream {
 	void *data;
 	int read_fd, write_fd;  /* owned; equal for sockets */
 	int cancel_fd;          /* borrowed; -1 = none */
+	int holder_fd;          /* owned: something that is to end with the stream; -1 = none */
 	int timeout_ms;         /* of each wait; -1 = none */
 	bool is_socket;         /* shutdown(2) works */
 	uint64_t write_wait_ns; /* that the writing thread waited for the link in all; its own */
 	char peer[160];         /* for failures and the log: "10.0.0.2:7777", "ssh user@host" */
 };
+
+/* ---- for carriers ---- */
+
+/* Plain descriptors, which TLS works on. */
+extern const struct stream_operations stream_fd_operations;
+/* Waits within a call until one of the stream's descriptors is ready. Returns 0, -ETIMEDOUT, -ECANCELED or -errno. */
+int stream_wait_readable(struct stream *stream);
+int stream_wait_writable(struct stream *stream);
 
 /* ---- making ---- */
 
