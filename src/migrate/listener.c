@@ -54,6 +54,7 @@ struct served {
 
 struct listener {
 	const struct listener_options *options;
+	struct tls_credentials *tls; /* NULL = plain */
 	int sockets[MAX_SOCKETS];
 	size_t socket_count;
 	struct pending pending[MAX_PENDING];
@@ -97,7 +98,7 @@ static int add_socket(struct listener *listener, int fd, struct failure *failure
 	if (getsockname(fd, (struct sockaddr *)&address, &size) < 0)
 		return fail_errno(failure, errno, "listen", "descriptor from systemd", NULL, "is no socket");
 	address_name((struct sockaddr *)&address, size, name, sizeof(name));
-	if (!options->tls && !options->wire->insecure && !is_loopback_address((struct sockaddr *)&address))
+	if (!listener->tls && !options->wire->insecure && !is_loopback_address((struct sockaddr *)&address))
 		return fail(failure, EPERM, "insecure", name,
 			    "add --tls or --psk-file, or --insecure if the network is trusted",
 			    "anybody who reaches this address could start processes here");
@@ -198,7 +199,7 @@ static void forget(struct listener *listener, int but_fd)
 static void __attribute__((noreturn)) serve(struct listener *listener, int fd, const uint8_t *id)
 {
 	const struct listener_options *options = listener->options;
-	struct session_entry entry = {.tls = options->tls};
+	struct session_entry entry = {.tls = listener->tls};
 	struct sockaddr_storage address = {};
 	socklen_t size = sizeof(address);
 	char name[120];
@@ -444,13 +445,16 @@ int listener_run(const struct listener_options *options, struct failure *failure
 		return serve_stdio(options, failure, ret_status);
 	listener = xcalloc(1, sizeof(*listener));
 	listener->options = options;
-	int r = take_passed_sockets(listener, failure);
+	int r = options->secure ? tls_credentials_load(&options->wire->tls, failure, &listener->tls) : 0;
+	if (!r)
+		r = take_passed_sockets(listener, failure);
 	if (!r)
 		r = bind_sockets(listener, failure);
 	if (r >= 0)
 		r = run(listener, failure);
 	*ret_status = listener->status;
 	forget(listener, -1);
+	tls_credentials_free(&listener->tls);
 	free(listener);
 	return r;
 }

@@ -12,10 +12,10 @@
 #include "migrate/session.h"
 
 struct listener_options {
-	const char *listen;                /* HOST:PORT; NULL = 127.0.0.1:7777; ignored if systemd passed sockets */
-	bool once;                         /* end after one session, with its exit status */
-	bool stdio;                        /* --stdio */
-	const struct tls_credentials *tls; /* for what comes in by TCP; NULL = plain */
+	const char *listen; /* HOST:PORT; NULL = 127.0.0.1:7777; ignored if systemd passed sockets */
+	bool once;          /* end after one session, with its exit status */
+	bool stdio;         /* --stdio */
+	bool secure;        /* what comes in by TCP is TLS, with wire->tls */
 	const struct wire_options *wire;
 	/*
 	 * Serves one session, in a process of its own (with --once too, so that connections go on being handed over;

@@ -170,13 +170,13 @@ static void start_other_side(struct other_side *other, const struct wire_options
 	assert_int_equal(pipe(pipes), 0);
 	other->pid = fork();
 	if (!other->pid) {
-		struct tls_credentials *credentials = NULL;
 		int status = 1;
 
 		struct serve_context context = {wire, pipes[1]};
 		struct listener_options options = {
 			.listen = "127.0.0.1:0",
 			.once = true,
+			.secure = tls,
 			.wire = wire,
 			.serve = serve,
 			.listening = tell_address,
@@ -184,9 +184,6 @@ static void start_other_side(struct other_side *other, const struct wire_options
 			.stop_fd = -1,
 		};
 		alarm(60);
-		if (tls && tls_credentials_load(&wire->tls, &failure, &credentials) < 0)
-			_exit(99);
-		options.tls = credentials;
 		if (listener_run(&options, &failure, &status) < 0)
 			_exit(98);
 		_exit(status);
