@@ -90,7 +90,8 @@ static int check_all(struct command *command)
 		    feature_descriptions[missing].purpose);
 }
 
-/* A lock stays when the tree of a dump was left stopped, and is right as long as that tree has not ended elsewhere. */
+/* A lock stays as long as the connections are nowhere: the tree was left stopped, or was killed and is to be restored.
+ */
 static void print_lock(void *context, const char *name)
 {
 	const struct command *command = context;
@@ -98,8 +99,12 @@ static void print_lock(void *context, const char *name)
 	if (command->options->json)
 		report_event("network-lock", "{s:o}", "table", report_text(name));
 	else
-		printf("Network lock of a dump: table %s; `criu resume` or `criu kill` of its tree removes it.\n",
-		       name);
+		printf("Network lock of a dump: table %s; restore its images, or end the stopped tree with `criu "
+		       "resume` or "
+		       "`criu kill`, which removes it. If the dump killed the tree it goes by itself after 15 minutes, "
+		       "or "
+		       "at once with `nft delete table inet %s`.\n",
+		       name, name);
 }
 
 int verb_check(struct command *command)

@@ -18,7 +18,6 @@ void dump_options_fill(struct command *command, struct dump_options *ret_options
 		.tcp_established = options->tcp_established,
 		.tcp_close = options->tcp_close,
 		.tcp_skip_in_flight = options->skip_in_flight,
-		.file_locks = options->file_locks,
 		.link_remap = options->link_remap,
 		.format_plain = options->format_plain,
 		.ghost_limit_bytes = options->ghost_limit_bytes,

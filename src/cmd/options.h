@@ -56,7 +56,7 @@ struct options {
 	bool shell_job;
 	bool tcp_established, tcp_close, skip_in_flight;
 	enum network_lock_method network_lock;
-	bool file_locks, link_remap;
+	bool link_remap;
 	uint64_t ghost_limit_bytes;
 	struct text_list action_scripts;
 	bool format_plain; /* --format criu */

@@ -53,7 +53,7 @@ struct dump_options {
 	bool explain;   /* change nothing, report every blocker */
 	bool shell_job; /* the session leader or terminal may be outside the tree */
 	bool tcp_established, tcp_close, tcp_skip_in_flight;
-	bool file_locks, link_remap, external_unix_sockets;
+	bool link_remap;
 	bool format_plain; /* write only what CRIU's format knows */
 	uint64_t ghost_limit_bytes;
 	unsigned timeout_seconds; /* for the freeze; 0 = wait for ever */
@@ -88,7 +88,6 @@ struct restore_options {
 	bool exec_command; /* after the restore criu executes command[0] */
 	char *const *command;
 	const char *pidfile; /* relative to work_dirfd; may be NULL */
-	bool leave_stopped;
 	const struct action_scripts *scripts;
 	void (*progress)(void *context, const struct progress *progress);
 	/*

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The table that locks the connections of a tree: when it is there, who removes it, that nobody leaves it behind."""
 import re
+import signal
 
 import pytest
 
@@ -57,6 +58,7 @@ def test_restore_removes(connected, directory):
     hosts.Criu(host).dump(server.pid, directory / "images")
     host.wait_empty()
     assert len(network.locks(host)) == 1
+    assert network.locks(host)[0] in host.check([str(hosts.CRIU), "check"]).output
     assert "expires" in host.check(["nft", "list", "ruleset"]).output, "it must end by itself some day"
     connection.sendall(b"a")
     hosts.Criu(host).restore(server.pid, directory / "images")
@@ -86,14 +88,38 @@ def test_leave_running_removes(connected, directory):
     assert answers(connection)
 
 
-@pytest.mark.parametrize("stage", ["described", "pages", "released", "written"])
+@pytest.mark.parametrize("stage", ["described", "scanned", "pages", "released", "written"])
 def test_killed_dump_leaves_nothing(connected, directory, stage):
     host, server, connection = connected
     (directory / "images").mkdir()
-    result = hosts.Criu(host).run("dump", server.pid, directory / "images", "--leave-stopped", "--test-die-at", stage)
-    assert result.status != 0
+    result = hosts.Criu(host).run("dump", server.pid, directory / "images", "--leave-stopped", "--die-at", stage)
+    assert result.status == -signal.SIGKILL, result
     hosts.wait_until(lambda: not network.locks(host))
     assert answers(connection)
+
+
+def test_failed_dump_leaves_nothing(connected, directory):
+    """The lock is made before the images are written, and those do not fit."""
+    host, server, connection = connected
+    images = directory / "images"
+    images.mkdir()
+    host.check(["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(images)])
+    result = hosts.Criu(host).run("dump", server.pid, images)
+    assert result.status == 1 and "No space left" in result.output, result
+    assert not network.locks(host)
+    assert answers(connection)
+
+
+def test_kill_after_a_killing_dump(connected, directory):
+    """Nothing is left to be killed: criu says so, and where the lock stays that check shows."""
+    host, server, _ = connected
+    hosts.Criu(host).dump(server.pid, directory / "images")
+    host.wait_empty()
+    result = hosts.Criu(host).run("kill", server.pid, directory / "images")
+    assert result.status == 1 and str(server.pid) in result.output, result
+    lock = network.locks(host)[0]
+    host.check(["nft", "delete", "table", "inet", lock])
+    assert lock not in host.check([str(hosts.CRIU), "check"]).output
 
 
 def test_skip(connected, directory):

@@ -70,7 +70,7 @@ static void test_values(void **state)
 	assert_string_equal(options->images_dir, "/i");
 	assert_string_equal(options->work_dir, "/w");
 	assert_true(options->leave_running && options->shell_job && options->tcp_established);
-	assert_true(options->file_locks && options->link_remap && options->format_plain);
+	assert_true(options->link_remap && options->format_plain);
 	assert_false(options->leave_stopped || options->tcp_close);
 	assert_int_equal(options->ghost_limit_bytes, 3 << 20);
 	assert_int_equal(options->timeout_seconds, 0);

@@ -282,13 +282,6 @@ static int plan_last_thread(struct restore *restore, const struct restore_task *
 	return 0;
 }
 
-void seccomp_forget(struct restore *restore)
-{
-	if (restore->seccomp)
-		image_message_free(&restore->seccomp->base);
-	restore->seccomp = NULL;
-}
-
 const struct task_kind seccomp_kind = {
 	.name = "seccomp",
 	.collect_thread = collect_thread,

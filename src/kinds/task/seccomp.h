@@ -12,5 +12,3 @@ int seccomp_write(struct dump *dump);
  * the right to do so, then come later still.
  */
 bool seccomp_is_late(const struct restore_task *task, const CoreEntry *thread, pid_t tid);
-/* Frees what the restore read of it. */
-void seccomp_forget(struct restore *restore);
