@@ -21,7 +21,7 @@ void dump_options_fill(struct command *command, struct dump_options *ret_options
 		.link_remap = options->link_remap,
 		.format_plain = options->format_plain,
 		.ghost_limit_bytes = options->ghost_limit_bytes,
-		.timeout_seconds = options->timeout_seconds,
+		.timeout_seconds = options_stop_seconds(options),
 		.network_lock = options->network_lock,
 		.scripts = command->scripts.count ? &command->scripts : NULL,
 		.die_at = options->die_at,

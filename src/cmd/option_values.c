@@ -199,3 +199,48 @@ OPTION_STORE(file_validation)
 
 	return store_known(options, row, value, works, later, "use filesize", failure);
 }
+
+OPTION_STORE(milliseconds)
+{
+	uint64_t number;
+
+	if (parse_number(value, INT_MAX / 1000, &number) < 0 || !number)
+		return bad_value(row, value, "give whole milliseconds, at least 1", failure);
+	*(unsigned *)field = (unsigned)number;
+	return 0;
+}
+
+OPTION_STORE(connections)
+{
+	uint64_t number;
+
+	if (parse_number(value, 16, &number) < 0 || !number)
+		return bad_value(row, value, "give a number from 1 to 16", failure);
+	*(unsigned *)field = (unsigned)number;
+	return 0;
+}
+
+static int store_word(const struct option_row *row, const char *const *words, const char *value, const char *expected,
+		      int *field, struct failure *failure)
+{
+	for (int i = 0; words[i]; i++)
+		if (!strcmp(words[i], value)) {
+			*field = i;
+			return 0;
+		}
+	return bad_value(row, value, expected, failure);
+}
+
+OPTION_STORE(at_timeout)
+{
+	static const char *const words[] = {"cancel", "stop-and-copy", "post-copy", NULL}; /* enum migrate_at_timeout */
+
+	return store_word(row, words, value, "give cancel, stop-and-copy or post-copy", field, failure);
+}
+
+OPTION_STORE(compress)
+{
+	static const char *const words[] = {"auto", "none", "lz4", "zstd", NULL}; /* enum compress_mode */
+
+	return store_word(row, words, value, "give auto, none, lz4 or zstd", field, failure);
+}

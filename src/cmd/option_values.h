@@ -17,6 +17,10 @@ OPTION_STORE(size);         /* uint64_t, bytes, suffix K, M, G */
 OPTION_STORE(verbosity);    /* int, enum log_level */
 OPTION_STORE(close_fd);     /* int array and its count */
 OPTION_STORE(network_lock); /* enum network_lock_method */
+OPTION_STORE(milliseconds); /* unsigned */
+OPTION_STORE(connections);  /* unsigned */
+OPTION_STORE(at_timeout);   /* enum migrate_at_timeout */
+OPTION_STORE(compress);     /* int, enum compress_mode */
 OPTION_STORE(format);       /* bool format_plain */
 OPTION_STORE(cgroups);      /* options with some values that come later */
 OPTION_STORE(cpu_cap);

@@ -33,6 +33,8 @@ enum { NO_NAME = 3, FIRST_LONG = 0x1000 };
 #define EXPLAIN VERB_EXPLAIN
 #define PRE_DUMP VERB_PRE_DUMP
 #define SERVICE VERB_SERVICE
+#define MIGRATE VERB_MIGRATE
+#define RECEIVE VERB_RECEIVE
 #define OPTION(long, short, argument, value, negatable, verbs, rpc, store, field, help)                       \
 	{long, short, argument, value, negatable, verbs, rpc, store_##store, offsetof(struct options, field), \
 	 NULL, help},
@@ -49,10 +51,18 @@ const size_t option_row_count = ARRAY_SIZE(option_rows);
 void options_init(struct options *options)
 {
 	*options = (struct options){
-		.timeout_seconds = 10,
+		.timeout_seconds = TIMEOUT_DEFAULT,
+		.downtime_ms = 100,
 		.ghost_limit_bytes = UINT64_C(1) << 30,
 		.verbosity = LOG_LEVEL_WARN,
 	};
+}
+
+unsigned options_stop_seconds(const struct options *options)
+{
+	enum { DEFAULT_SECONDS = 10 };
+
+	return options->timeout_seconds == TIMEOUT_DEFAULT ? DEFAULT_SECONDS : options->timeout_seconds;
 }
 
 void options_free(struct options *options)

@@ -24,8 +24,12 @@ enum verb_bit {
 	VERB_EXPLAIN = 1 << 6,
 	VERB_PRE_DUMP = 1 << 7,
 	VERB_SERVICE = 1 << 8,
+	VERB_MIGRATE = 1 << 9,
+	VERB_RECEIVE = 1 << 10,
 	VERB_ALL_VERBS = ~0,
 };
+
+#define TIMEOUT_DEFAULT UINT32_MAX
 
 enum option_argument { ARGUMENT_NONE, ARGUMENT_REQUIRED, ARGUMENT_OPTIONAL };
 
@@ -50,7 +54,7 @@ struct options {
 	bool exec_command;   /* execute positional[] after the restore */
 	int *close_fds;      /* descriptors to close before a restore */
 	size_t close_fd_count, close_fd_capacity;
-	unsigned timeout_seconds; /* 0 = no limit */
+	unsigned timeout_seconds; /* 0 = no limit, TIMEOUT_DEFAULT = not given */
 
 	/* What may be in the tree */
 	bool shell_job;
@@ -60,6 +64,26 @@ struct options {
 	uint64_t ghost_limit_bytes;
 	struct text_list action_scripts;
 	bool format_plain; /* --format criu */
+
+	/* Migration */
+	struct text_list addresses; /* that move with the tree; of a page server: the last one */
+	unsigned downtime_ms;
+	int at_timeout; /* enum migrate_at_timeout */
+	bool throttle, post_copy;
+	bool status, resume_tree, abort_tree; /* of a migration that was cut off */
+	bool dry_run, send_files;
+	struct text_list skip_checks;
+	unsigned connections; /* 0 = as many as the way there is good for */
+	int compress;         /* enum compress_mode */
+	uint64_t bandwidth;   /* bytes a second; 0 = no limit */
+	bool insecure;
+	const char *psk_file;
+	bool tls, tls_no_cn_verify;
+	const char *tls_cacert, *tls_cacrl, *tls_cert, *tls_key;
+	const char *remote_criu;
+	const char *listen;
+	bool once, stdio;
+	const char *join;
 
 	/* What is told */
 	const char *log_file; /* relative to the work directory; NULL = standard error */
@@ -132,3 +156,5 @@ int options_refuse_later(const struct options *options, struct failure *failure)
 /* The defaults: what an empty command line means. */
 void options_init(struct options *options);
 void options_free(struct options *options);
+/* --timeout where it limits the time to stop a tree, with its default. */
+unsigned options_stop_seconds(const struct options *options);

@@ -7,7 +7,7 @@ int verb_resume(struct command *command)
 	const struct stopped_options options = {
 		.pid = command->options->tree,
 		.images_dirfd = command->images_dirfd,
-		.timeout_seconds = command->options->timeout_seconds,
+		.timeout_seconds = options_stop_seconds(command->options),
 	};
 	int r = stopped_tree_resume(&options, &command->failure);
 

@@ -42,5 +42,7 @@ int verb_kill(struct command *command);
 int verb_resume(struct command *command);
 int verb_show(struct command *command);
 int verb_explain(struct command *command);
+int verb_migrate(struct command *command);
+int verb_receive(struct command *command);
 int verb_version(struct command *command);
 int verb_help(struct command *command);

@@ -27,6 +27,10 @@ enum {
 	RETURN_TIMEOUT_MS = 60 * 1000,
 };
 
+const char *const receive_states[] = {
+	"preflight", "rounds", "round", "last-round", "restoring", "built", "committed", "running", NULL,
+};
+
 struct reception {
 	const struct receive_options *options;
 	struct failure failure;
@@ -135,10 +139,14 @@ static int take_tree(struct reception *reception, const MigrateTree *tree)
 	for (size_t i = 0; i < root->n_mappings; i++) {
 		const MigrateMapping *mapping = root->mappings[i];
 		if (is_preloadable(mapping))
-			ranges[count++] = (struct preload_range){mapping->start, mapping->start + mapping->bytes,
-								 mapping->flags};
+			ranges[count++] =
+				(struct preload_range){mapping->start, mapping->start + mapping->bytes, mapping->flags};
 	}
-	return cradle_map(reception->cradle, &reception->failure, ranges, count);
+	error = cradle_map(reception->cradle, &reception->failure, ranges, count);
+	/* Pages may come. */
+	MigrateProgress progress = MIGRATE_PROGRESS__INIT;
+	return error ? error
+		     : protocol_send(&reception->session.protocol, MESSAGE_PROGRESS, &progress, &reception->failure);
 }
 
 static int end_round(struct reception *reception, const RoundEnd *end)
@@ -176,8 +184,8 @@ static int take_image(struct reception *reception, const ImageChunk *chunk)
 		    reception->images == MAX_IMAGES)
 			return fail(&reception->failure, EPROTO, "protocol-message", "source", NULL,
 				    "it sends a file that is no image");
-		reception->image_fd = openat(reception->images_dirfd, chunk->name,
-					     O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+		reception->image_fd =
+			openat(reception->images_dirfd, chunk->name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
 		if (reception->image_fd < 0)
 			return fail_errno(&reception->failure, errno, "image-create", chunk->name, NULL,
 					  "cannot keep the image");
@@ -188,8 +196,8 @@ static int take_image(struct reception *reception, const ImageChunk *chunk)
 	}
 	int error = pwrite_full(reception->image_fd, chunk->data.data, chunk->data.len, chunk->offset);
 	if (error < 0)
-		return fail_errno(&reception->failure, error, "image-write", chunk->name,
-				  "free memory on this machine", "cannot keep the image");
+		return fail_errno(&reception->failure, error, "image-write", chunk->name, "free memory on this machine",
+				  "cannot keep the image");
 	reception->image_bytes += chunk->data.len;
 	if (chunk->last) {
 		reception->images++;

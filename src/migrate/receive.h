@@ -26,6 +26,9 @@ struct receive_options {
 	const char *die_at; /* tests: the state at which the process kills itself; NULL = never */
 };
 
+/* The states that die_at can name, NULL at the end. */
+extern const char *const receive_states[];
+
 /*
  * Serves one session. Takes over @entry. Returns 0 when the tree runs here (or a dry run has ended well), or a failure:
  * then nothing of the tree is here.

@@ -1,0 +1,593 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "migrate/migrate.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/signalfd.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/fd.h"
+#include "base/log.h"
+#include "dump/dump.h"
+#include "dump/stopped.h"
+#include "kernel/proc.h"
+#include "kinds/mem/memory.h"
+#include "migrate/address.h"
+#include "migrate/channel_sink.h"
+#include "migrate/journal.h"
+#include "migrate/memory_directory.h"
+#include "migrate/page_channel.h"
+#include "migrate/stream.h"
+#include "model/dump.h"
+
+const char *const migrate_states[] = {
+	"connecting", "preflight", "rounds",   "round",     "frozen",  "last-pages", "last-images",
+	"waiting",    "ready",     "deciding", "committed", "running", NULL,
+};
+
+/* A link that broke after the tree was given away is tried again for so long. */
+enum { RECONNECT_SECONDS = 30, RECONNECT_PAUSE_MS = 500 };
+
+struct migration {
+	const struct migrate_options *options;
+	struct failure failure;
+	struct session session;
+	struct page_channel *channel;
+	struct channel_sink sink;
+	struct page_channel_statistics sent; /* at the end of the round before */
+	int images_dirfd;                    /* of the dump that goes on, or was last */
+	uint32_t round;
+	bool last;           /* this round is */
+	bool addresses_gone; /* from this machine */
+	bool stopped;        /* the tree is stopped by SIGSTOP, and not criu's */
+	struct journal journal;
+	bool journal_written;
+	struct migrate_progress_report report;
+	uint64_t begin_us, freeze_us;
+	struct migrate_summary summary;
+};
+
+static uint64_t now_us(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000;
+}
+
+static void reach(struct migration *migration, const char *state)
+{
+	log_debug("migration: %s", state);
+	migration->report.state = state;
+	if (migration->options->progress)
+		migration->options->progress(migration->options->context, &migration->report);
+	if (migration->options->die_at && !strcmp(migration->options->die_at, state))
+		kill(getpid(), SIGKILL);
+}
+
+static int write_journal(struct migration *migration, enum journal_state state)
+{
+	struct journal *journal = &migration->journal;
+	struct proc_stat stat;
+	_cleanup_fd_ int fd = proc_open(migration->options->pid);
+
+	journal->role = JOURNAL_SOURCE;
+	journal->state = state;
+	journal->pid = migration->options->pid;
+	journal->criu = getpid();
+	if (fd >= 0 && !proc_read_stat(fd, "stat", &stat))
+		journal->start_time = stat.start_time;
+	snprintf(journal->session, sizeof(journal->session), "%s", migration->session.join_id);
+	endpoint_text(&migration->options->endpoint, journal->peer, sizeof(journal->peer));
+	migration->journal_written = true;
+	return journal_write(&migration->failure, journal);
+}
+
+/* ---- before ---- */
+
+static int run_preflight(struct migration *migration)
+{
+	const struct migrate_options *options = migration->options;
+	PreflightRequest request = PREFLIGHT_REQUEST__INIT;
+	MigrateCpu cpu = MIGRATE_CPU__INIT;
+	_cleanup_message_ struct message message = {};
+	char texts[16][ADDRESS_TEXT_BYTES];
+	char *addresses[16];
+
+	reach(migration, "preflight");
+	request.kernel_release = "";
+	cpu.vendor = "";
+	request.cpu = &cpu;
+	request.moved_addresses = addresses;
+	for (size_t i = 0; i < options->address_count && i < 16; i++)
+		addresses[request.n_moved_addresses++] = address_text(&options->addresses[i], texts[i]);
+	int error =
+		protocol_send(&migration->session.protocol, MESSAGE_PREFLIGHT_REQUEST, &request, &migration->failure);
+	return error ? error
+		     : protocol_expect(&migration->session.protocol, MESSAGE_PREFLIGHT_ANSWER, &migration->failure,
+				       &message);
+}
+
+/* ---- rounds ---- */
+
+static bool is_private_anonymous(const struct mapping *mapping)
+{
+	return !mapping->shared && !mapping->inode && mapping->name[0] != '/' &&
+	       (mapping->name[0] != '[' || !strcmp(mapping->name, "[heap]") || !strncmp(mapping->name, "[anon", 5)) &&
+	       !(mapping->flags & (MAPPING_GROWS_DOWN | MAPPING_DROPPABLE | MAPPING_HUGETLB | MAPPING_SHADOW_STACK));
+}
+
+static void describe_task(struct dump *dump, const struct dump_task *task, MigrateTask *ret_task)
+{
+	const struct mappings *mappings = &task->memory->mappings;
+	MigrateMapping *items = arena_alloc(&dump->arena, mappings->count * sizeof(*items));
+
+	ret_task->pid = ret_task->space_id = task->pid;
+	ret_task->start_time = task->start_time;
+	ret_task->parent_pid = task->parent ? task->parent->pid : 0;
+	ret_task->mappings = arena_alloc(&dump->arena, mappings->count * sizeof(*ret_task->mappings));
+	for (size_t i = 0; i < mappings->count; i++) {
+		const struct mapping *mapping = &mappings->items[i];
+		MigrateMapping *item = &items[ret_task->n_mappings];
+		if (!is_private_anonymous(mapping))
+			continue;
+		migrate_mapping__init(item);
+		item->start = mapping->start;
+		item->bytes = mapping->end - mapping->start;
+		item->flags = MAP_PRIVATE | MAP_ANONYMOUS | (mapping->flags & MAPPING_NO_RESERVE ? MAP_NORESERVE : 0);
+		item->protection = mapping->protection;
+		ret_task->mappings[ret_task->n_mappings++] = item;
+	}
+}
+
+/* The other side maps what is announced, and says so before pages come. */
+static int wait_until_mapped(struct migration *migration)
+{
+	for (;;) {
+		struct message message;
+		int error = protocol_receive(&migration->session.protocol, &migration->failure, &message);
+		if (error < 0)
+			return error;
+		enum message_type type = message.type;
+		if (type == MESSAGE_ABORT)
+			error = protocol_take_abort((const MigrateAbort *)message.body, "destination",
+						    &migration->failure);
+		message_free(&message);
+		if (error < 0 || type == MESSAGE_PROGRESS)
+			return error;
+	}
+}
+
+static int announce(struct migration *migration, struct dump *dump)
+{
+	MigrateTree tree = MIGRATE_TREE__INIT;
+	RoundBegin begin = ROUND_BEGIN__INIT;
+	MigrateTask *tasks = arena_alloc(&dump->arena, dump->task_count * sizeof(*tasks));
+
+	tree.round = begin.round = migration->round;
+	begin.last = migration->last;
+	tree.tasks = arena_alloc(&dump->arena, dump->task_count * sizeof(*tree.tasks));
+	for (size_t i = 0; i < dump->task_count; i++) {
+		if (!dump->tasks[i]->memory)
+			continue;
+		migrate_task__init(&tasks[i]);
+		describe_task(dump, dump->tasks[i], &tasks[i]);
+		tree.tasks[tree.n_tasks++] = &tasks[i];
+	}
+	int error = protocol_send(&migration->session.protocol, MESSAGE_TREE, &tree, &migration->failure);
+	if (!error)
+		error = wait_until_mapped(migration);
+	return error ? error
+		     : protocol_send(&migration->session.protocol, MESSAGE_ROUND_BEGIN, &begin, &migration->failure);
+}
+
+/* Everything of the round is in place over there, and both sides agree how much it was. */
+static int end_round(struct migration *migration)
+{
+	struct page_channel_statistics now;
+	RoundEnd end = ROUND_END__INIT;
+	_cleanup_message_ struct message message = {};
+	int error = page_channel_barrier(migration->channel, &migration->failure);
+
+	if (error < 0)
+		return error;
+	page_channel_statistics(migration->channel, &now);
+	end.round = migration->round;
+	end.pages = now.pages - migration->sent.pages;
+	end.zero_pages = now.zero_pages - migration->sent.zero_pages;
+	end.dropped_pages = now.dropped_pages - migration->sent.dropped_pages;
+	migration->sent = now;
+	error = protocol_send(&migration->session.protocol, MESSAGE_ROUND_END, &end, &migration->failure);
+	return error ? error
+		     : protocol_expect(&migration->session.protocol, MESSAGE_ROUND_ACK, &migration->failure, &message);
+}
+
+/* In dump_run(): what it reports as its own failure is the first one that is recorded. */
+static int keep_failure(struct migration *migration, struct dump *dump, int error)
+{
+	if (error < 0)
+		dump->failure = migration->failure;
+	return error;
+}
+
+static int on_scanned(void *context, struct dump *dump)
+{
+	struct migration *migration = context;
+
+	reach(migration, migration->last ? "last-pages" : "round");
+	return keep_failure(migration, dump, announce(migration, dump));
+}
+
+/* ---- the last round ---- */
+
+static int send_image(struct migration *migration, const char *name, uint32_t *count, uint64_t *bytes)
+{
+	_cleanup_fd_ int fd = openat(migration->images_dirfd, name, O_RDONLY | O_CLOEXEC);
+	_cleanup_free_ uint8_t *buffer = xcalloc(1, IMAGE_CHUNK_BYTES);
+	ImageChunk chunk = IMAGE_CHUNK__INIT;
+	struct stat stat;
+
+	if (fd < 0 || fstat(fd, &stat) < 0)
+		return fail_errno(&migration->failure, errno, "image-open", name, NULL, "cannot open it");
+	chunk.name = (char *)name;
+	chunk.data.data = buffer;
+	do {
+		uint64_t left = stat.st_size - chunk.offset;
+		chunk.data.len = left < IMAGE_CHUNK_BYTES ? left : IMAGE_CHUNK_BYTES;
+		chunk.last = chunk.data.len == left;
+		int error = pread_full(fd, buffer, chunk.data.len, chunk.offset);
+		if (error < 0)
+			return fail_errno(&migration->failure, error, "image-read", name, NULL, "cannot read it");
+		error = protocol_send(&migration->session.protocol, MESSAGE_IMAGE_CHUNK, &chunk, &migration->failure);
+		if (error < 0)
+			return error;
+		chunk.offset += chunk.data.len;
+	} while (!chunk.last);
+	++*count;
+	*bytes += stat.st_size;
+	return 0;
+}
+
+static int send_images(struct migration *migration)
+{
+	ImagesEnd end = IMAGES_END__INIT;
+	int error = 0, fd = openat(migration->images_dirfd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	_cleanup_dir_ DIR *directory = fd < 0 ? NULL : fdopendir(fd);
+	struct dirent *entry;
+
+	if (!directory)
+		return fail_errno(&migration->failure, errno, "image-open", NULL, NULL, "cannot list the images");
+	while (!error && (entry = readdir(directory)))
+		if (entry->d_name[0] != '.')
+			error = send_image(migration, entry->d_name, &end.files, &end.bytes);
+	migration->summary.image_bytes = end.bytes;
+	return error ? error
+		     : protocol_send(&migration->session.protocol, MESSAGE_IMAGES_END, &end, &migration->failure);
+}
+
+/* The tree stands, held by criu: if anything fails from here to the end of this function, it runs on. */
+static int hand_over(struct migration *migration)
+{
+	_cleanup_message_ struct message message = {};
+	int error = end_round(migration);
+
+	reach(migration, "last-images");
+	if (!error)
+		error = send_images(migration);
+	reach(migration, "waiting");
+	if (!error)
+		error = protocol_expect(&migration->session.protocol, MESSAGE_READY, &migration->failure, &message);
+	reach(migration, "ready");
+	return error;
+}
+
+static int on_written(void *context, struct dump *dump)
+{
+	struct migration *migration = context;
+
+	return migration->last ? keep_failure(migration, dump, hand_over(migration)) : 0;
+}
+
+static const struct dump_steps dump_steps = {.scanned = on_scanned, .written = on_written};
+
+/* One dump, whose pages go to the other side and whose small images stay in memory. */
+static int run_round(struct migration *migration, bool last)
+{
+	const struct migrate_options *options = migration->options;
+	struct dump_options dump = {
+		.pid = options->pid,
+		.end_state = last ? DUMP_END_STOPPED : DUMP_END_RUNNING,
+		.shell_job = options->shell_job,
+		.tcp_established = true,
+		.file_locks = true,
+		.link_remap = true,
+		.ghost_limit_bytes = options->ghost_limit_bytes,
+		.timeout_seconds = options->freeze_timeout_seconds,
+		.page_sink = &migration->sink.sink,
+		.steps = &dump_steps,
+		.context = migration,
+	};
+	DumpStatsEntry stats;
+	size_t blockers;
+
+	close_fd_pointer(&migration->images_dirfd);
+	migration->images_dirfd = -1;
+	int error = memory_directory_open(&migration->failure, &migration->images_dirfd);
+	if (error < 0)
+		return error;
+	dump.images_dirfd = dump.work_dirfd = migration->images_dirfd;
+	migration->last = last;
+	migration->report.round = ++migration->round;
+	return dump_run(&dump, &migration->failure, &stats, &blockers);
+}
+
+static int copy(struct migration *migration)
+{
+	int error;
+
+	migration->freeze_us = now_us();
+	reach(migration, "frozen");
+	error = run_round(migration, true);
+	if (!error)
+		migration->stopped = true;
+	return error;
+}
+
+/* ---- giving it away ---- */
+
+static int change_addresses(struct migration *migration,
+			    int (*change)(struct failure *failure, const struct moving_address *address))
+{
+	int error = 0;
+
+	for (size_t i = 0; i < migration->options->address_count && !error; i++)
+		error = change(&migration->failure, &migration->options->addresses[i]);
+	return error;
+}
+
+/* The tree is stopped here and complete there. Until COMMIT is sent this side decides. */
+static int commit(struct migration *migration)
+{
+	MigrateCommit message = MIGRATE_COMMIT__INIT;
+
+	stream_set_cancel(migration->session.control, -1);
+	int error = write_journal(migration, JOURNAL_DECIDING);
+	reach(migration, "deciding");
+	if (!error && migration->options->address_count) {
+		migration->addresses_gone = true;
+		error = change_addresses(migration, address_remove);
+	}
+	if (error < 0)
+		return error;
+	message.session_id.data = migration->session.id;
+	message.session_id.len = SESSION_ID_BYTES;
+	error = protocol_send(&migration->session.protocol, MESSAGE_COMMIT, &message, &migration->failure);
+	reach(migration, "committed");
+	return error;
+}
+
+static int wait_until_running(struct migration *migration)
+{
+	_cleanup_message_ struct message message = {};
+
+	return protocol_expect(&migration->session.protocol, MESSAGE_RUNNING, &migration->failure, &message);
+}
+
+/* What the destination says of itself after a broken link. */
+static int ask_again(struct migration *migration, enum migrate_state *ret_state)
+{
+	struct session again = {};
+	struct failure failure = {};
+	ResumeSession question = RESUME_SESSION__INIT;
+	struct message message = {};
+	uint8_t proof[SESSION_PROOF_BYTES];
+	int error = session_reconnect(&again, &migration->options->endpoint, &migration->options->wire,
+				      migration->session.id, migration->session.secret, &failure);
+
+	if (!error) {
+		session_proof(migration->session.secret, "criu resume", 0, 0, proof);
+		question.session_id = (ProtobufCBinaryData){SESSION_ID_BYTES, migration->session.id};
+		question.proof = (ProtobufCBinaryData){sizeof(proof), proof};
+		question.state = MIGRATE_COMMITTED;
+		error = protocol_send(&again.protocol, MESSAGE_RESUME_SESSION, &question, &failure);
+	}
+	if (!error)
+		error = protocol_expect(&again.protocol, MESSAGE_SESSION_STATUS, &failure, &message);
+	if (error < 0) {
+		session_close(&again);
+		return error;
+	}
+	*ret_state = ((const SessionStatus *)message.body)->state;
+	message_free(&message);
+	session_close(&migration->session);
+	migration->session = again;
+	migration->session.protocol.stream = migration->session.control;
+	return 0;
+}
+
+/* After COMMIT the destination decides, and this side must learn what. */
+static int learn_outcome(struct migration *migration, bool *ret_runs_there)
+{
+	const struct timespec pause = {.tv_nsec = RECONNECT_PAUSE_MS * 1000000L};
+	uint64_t until = now_us() + RECONNECT_SECONDS * 1000000ULL;
+	enum migrate_state state;
+
+	while (now_us() < until) {
+		if (ask_again(migration, &state) < 0) {
+			nanosleep(&pause, NULL);
+			continue;
+		}
+		if (state == MIGRATE_READY) {
+			failure_clear(&migration->failure);
+			if (commit(migration) < 0 || wait_until_running(migration) < 0)
+				continue;
+			state = MIGRATE_RUNNING;
+		}
+		*ret_runs_there = state == MIGRATE_RUNNING || state == MIGRATE_DONE;
+		return 0;
+	}
+	return -ETIMEDOUT;
+}
+
+static int tell_undecided(struct migration *migration)
+{
+	char object[64];
+
+	failure_clear(&migration->failure);
+	snprintf(object, sizeof(object), "process %d", migration->options->pid);
+	return fail(
+		&migration->failure, EREMCHG, "migrate-undecided", object,
+		"look at the other side: criu migrate --status; then here --abort if it runs there, --resume if not",
+		"the link broke while it was handed over, and the other side cannot be asked: it is kept here, "
+		"stopped");
+}
+
+static struct stopped_options stopped_tree(const struct migration *migration)
+{
+	return (struct stopped_options){
+		.pid = migration->options->pid,
+		.images_dirfd = migration->images_dirfd,
+		.timeout_seconds = migration->options->freeze_timeout_seconds,
+	};
+}
+
+static int take_back(struct migration *migration)
+{
+	const struct stopped_options options = stopped_tree(migration);
+	struct failure failure = {}, cause = migration->failure;
+	char line[512];
+
+	if (migration->addresses_gone) {
+		failure_clear(&migration->failure);
+		change_addresses(migration, address_add);
+		change_addresses(migration, address_announce);
+		migration->failure = cause;
+	}
+	if (stopped_tree_resume(&options, &failure) < 0)
+		log_error("%s", failure_line(&failure, line, sizeof(line)));
+	migration->stopped = false;
+	return -cause.error;
+}
+
+static int release(struct migration *migration)
+{
+	const struct stopped_options options = stopped_tree(migration);
+	PostCopyDone released = POST_COPY_DONE__INIT;
+	struct failure ignored = {};
+
+	reach(migration, "running");
+	migration->summary.downtime_us = now_us() - migration->freeze_us;
+	int error = stopped_tree_kill(&options, &migration->failure);
+	protocol_send(&migration->session.protocol, MESSAGE_RELEASED, &released, &ignored);
+	return error;
+}
+
+/* The two phases. Entry: stopped here, complete there. */
+static int give_away(struct migration *migration)
+{
+	bool runs_there = false;
+	int error = commit(migration);
+
+	if (migration->session.protocol.state != MIGRATE_COMMITTED)
+		return take_back(migration);
+	if (!error)
+		error = wait_until_running(migration);
+	if (!error)
+		return release(migration);
+	/* The destination has said that it could not, and that nothing of the tree is left there. */
+	if (migration->session.protocol.state == MIGRATE_ABORTED)
+		return take_back(migration);
+	if (learn_outcome(migration, &runs_there) < 0)
+		return tell_undecided(migration);
+	if (!runs_there)
+		return take_back(migration);
+	failure_clear(&migration->failure);
+	return release(migration);
+}
+
+/* ---- all of it ---- */
+
+static int open_channel(struct migration *migration)
+{
+	struct session *session = &migration->session;
+	const struct page_channel_options options = {
+		.streams = session->data,
+		.stream_count = session->data_count,
+		.compress = migration->options->wire.codec,
+		.codecs = session->codecs,
+		.bytes_per_second = migration->options->wire.bandwidth,
+	};
+	int error = page_channel_new(&options, &migration->failure, &migration->channel);
+
+	if (!error)
+		channel_sink_init(&migration->sink, migration->channel, NULL, NULL);
+	return error;
+}
+
+static int move_tree(struct migration *migration, const struct wire_options *wire)
+{
+	reach(migration, "connecting");
+	int error = session_connect(&migration->session, &migration->options->endpoint, wire, &migration->failure);
+
+	if (!error)
+		error = run_preflight(migration);
+	if (error || wire->dry_run)
+		return error;
+	reach(migration, "rounds");
+	error = open_channel(migration);
+	if (!error)
+		error = write_journal(migration, JOURNAL_COPYING);
+	if (!error)
+		error = copy(migration);
+	return error ? error : give_away(migration);
+}
+
+static void finish(struct migration *migration, int error)
+{
+	struct page_channel_statistics sent = {};
+	bool undecided = error && !strcmp(migration->failure.code, "migrate-undecided");
+
+	if (migration->channel)
+		page_channel_statistics(migration->channel, &sent);
+	migration->summary.total_us = now_us() - migration->begin_us;
+	migration->summary.rounds = migration->round;
+	migration->summary.memory_bytes = sent.raw_bytes;
+	migration->summary.zero_bytes = sent.zero_pages * FRAME_PAGE_BYTES;
+	migration->summary.wire_bytes = sent.wire_bytes;
+	migration->summary.lz4_bytes = sent.codec_bytes[FRAME_LZ4];
+	migration->summary.zstd_bytes = sent.codec_bytes[FRAME_ZSTD];
+	if (error && !undecided)
+		protocol_send_abort(&migration->session.protocol, &migration->failure);
+	if (migration->journal_written && !undecided)
+		journal_remove(&migration->journal);
+	page_channel_free(&migration->channel);
+	session_close(&migration->session);
+	close_fd_pointer(&migration->images_dirfd);
+}
+
+int migrate_run(const struct migrate_options *options, struct failure *failure, struct migrate_summary *ret_summary)
+{
+	struct migration migration = {.options = options, .images_dirfd = -1, .begin_us = now_us()};
+	struct wire_options wire = options->wire;
+	sigset_t termination, previous;
+
+	/* They cancel whatever waits; once the tree is given away, they wait themselves. */
+	sigemptyset(&termination);
+	sigaddset(&termination, SIGINT);
+	sigaddset(&termination, SIGTERM);
+	sigaddset(&termination, SIGHUP);
+	sigprocmask(SIG_BLOCK, &termination, &previous);
+	_cleanup_fd_ int signal_fd = signalfd(-1, &termination, SFD_CLOEXEC);
+	wire.cancel_fd = signal_fd;
+	int error = move_tree(&migration, &wire);
+	finish(&migration, error);
+	*failure = migration.failure;
+	*ret_summary = migration.summary;
+	sigprocmask(SIG_SETMASK, &previous, NULL);
+	return error;
+}
