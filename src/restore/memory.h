@@ -9,7 +9,7 @@ struct restore_memory {
 	const struct page_places *places; /* of its pagemap; they belong to restore->page_chain */
 	uint64_t *placed;                 /* by index of the vma: where it is now; its own address or a staging one */
 	bool *inherited; /* by index of the vma: it came with the fork, or before the restore began (preload.h) */
-	struct restore_memory *preloaded; /* the places that were received into; NULL = nothing was */
+	const struct restore_memory *preloaded; /* of a root with a preload: its pages that are in place */
 };
 
 /* The MAP_* flags that a mapping of this entry is made with. */

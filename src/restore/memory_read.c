@@ -13,6 +13,7 @@
 #include "kinds/fd/held.h"
 #include "kinds/mem/mem_kind.h"
 #include "restore/memory.h"
+#include "restore/stores.h"
 
 enum { PAGE_BYTES = 4096, TASK_DEAD = 2 };
 
@@ -145,6 +146,7 @@ int memory_read(struct restore *restore)
 		if (error < 0)
 			return error;
 	}
+	stores_find_preloaded(restore);
 	int error = page_chain_move_directories(restore->page_chain, hold_directory, restore);
 	page_chain_close_files(restore->page_chain);
 	return error ? error : find_stage(restore);

@@ -16,6 +16,7 @@
 #include "kinds/task/registers.h"
 #include "kinds/task/task_kind.h"
 #include "restore/memory.h"
+#include "restore/stores.h"
 
 enum { TASK_ALIVE = 1, TASK_DEAD = 2, TASK_STOPPED = 3, PID_LIMIT = 1 << 22, FD_LIMIT = 1 << 30 };
 
@@ -330,6 +331,8 @@ int read_images(struct restore *restore)
 	link_users(restore);
 	count_notices(restore);
 	measure_filters(restore);
-	error = prepare_kinds(restore);
+	error = stores_add(restore);
+	if (!error)
+		error = prepare_kinds(restore);
 	return error ? error : memory_read(restore);
 }

@@ -234,19 +234,6 @@ static int execute(struct restore *restore)
 			  "cannot execute it");
 }
 
-/* Pages of a migrated tree are in memory already. */
-static struct page_chain *make_page_chain(struct restore *restore)
-{
-	struct page_chain *chain = page_chain_new(restore->images_dirfd, &restore->failure);
-
-	for (size_t i = 0; i < restore->options->store_count; i++) {
-		const struct page_store *store = &restore->options->stores[i];
-		page_chain_add_store(chain, store->space == PAGE_STORE_SHMEM ? IMAGE_SHMEM_PAGEMAP : IMAGE_PAGEMAP,
-				     store->id, store->fd);
-	}
-	return chain;
-}
-
 int restore_run(const struct restore_options *options, struct failure *failure, int *ret_exit_status)
 {
 	struct restore restore = {.options = options, .images_dirfd = options->images_dirfd, .notify_fd = -1};
@@ -254,7 +241,7 @@ int restore_run(const struct restore_options *options, struct failure *failure, 
 
 	restore_stats_entry__init(&restore.stats);
 	*ret_exit_status = 0;
-	restore.page_chain = make_page_chain(&restore);
+	restore.page_chain = page_chain_new(restore.images_dirfd, &restore.failure);
 	int error = run(&restore, &pid);
 	if (!error && pid && options->exec_command)
 		error = execute(&restore);
