@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two hosts with a cable between them, and `criu migrate` from one to the other."""
+import contextlib
+import pathlib
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+
+import hosts  # noqa: E402  (needs the path above)
+import network  # noqa: E402
+
+ADDRESSES = ("10.78.0.1", "10.78.0.2")
+PORT = 7777
+
+
+class Pair:
+    """hosts[0] and hosts[1]; a program begins on hosts[0]."""
+
+    def __init__(self, stack):
+        self.hosts = [stack.enter_context(hosts.Host(net=True)),
+                      stack.enter_context(hosts.Host(net=True, first_free_pid=hosts.Host.RECEIVER))]
+        network.join(self.hosts[0], self.hosts[1], "eth1")
+        network.ip(self.hosts[0], "address", "add", f"{ADDRESSES[0]}/24", "dev", "eth1")
+        network.ip(self.hosts[1], "address", "add", f"{ADDRESSES[1]}/24", "dev", "eth0")
+        for host in self.hosts:
+            network.ip(host, "link", "set", "lo", "up")
+
+    def receive(self, there, *options):
+        """`criu receive` on hosts[@there], listening."""
+        process = self.hosts[there].start([str(hosts.CRIU), "receive", "--listen", f"{ADDRESSES[there]}:{PORT}",
+                                           "--insecure", "--once", *map(str, options)])
+        hosts.wait_until(lambda: "waiting for trees" in process.output() or process.tag in process.host.ended,
+                         explain=process.output)
+        return process
+
+    def migrate(self, pid, here, *options, receive_options=(), seconds=None):
+        """Moves the tree from hosts[@here] to the other one. Returns the results of migrate and receive."""
+        receiver = self.receive(1 - here, *receive_options)
+        result = self.hosts[here].run([str(hosts.CRIU), "migrate", "--tree", str(pid), "--insecure",
+                                       *map(str, options), f"tcp://{ADDRESSES[1 - here]}:{PORT}"], seconds=seconds)
+        return result, receiver.wait(seconds or hosts.COMMAND_SECONDS)
+
+    def move(self, pid, here, *options, **keywords):
+        """The same, and it must work."""
+        sent, received = self.migrate(pid, here, *options, **keywords)
+        assert sent.status == 0 and received.status == 0, f"{sent}\n{received}"
+        return sent
+
+
+@contextlib.contextmanager
+def pair():
+    with contextlib.ExitStack() as stack:
+        yield Pair(stack)

@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every test program of kinds/ moves to another host while it runs, and back, and finds itself as it was."""
+import pathlib
+import shlex
+import sys
+
+import pytest
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "kinds"))
+
+import moving
+import process_state
+import test_kinds
+from program import Program
+
+import hosts
+
+# What the program needs is not on the other host, or is not moved by a migration.
+STAYS = {"same-namespace"}
+
+
+def cases():
+    for case in test_kinds.cases():
+        name, program, in_place = case.values
+        if not in_place and not STAYS & set(test_kinds.settings_of(name)):
+            yield pytest.param(name, program, id=case.id)
+
+
+@pytest.mark.parametrize("name,program", cases())
+def test_kind(name, program, directory):
+    settings = test_kinds.settings_of(name)
+    test_kinds.skip_unless(settings.get("skip-unless", ""))
+    may_differ = shlex.split(settings.get("may-differ", ""))
+    with moving.pair() as pair:
+        running = Program(pair.hosts[0], directory, hosts.PROGRAMS / program)
+        try:
+            for here in (0, 1):
+                before = process_state.snapshot(pair.hosts[here])
+                pair.move(running.pid, here)
+                running.host = pair.hosts[1 - here]
+                lines = process_state.differences(before, process_state.snapshot(running.host), may_differ)
+                assert not lines, "\n".join(lines[:40])
+                running.check(f"after the move from host {here}")
+                pair.hosts[here].wait_empty()
+        finally:
+            running.close()
