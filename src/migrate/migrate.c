@@ -17,12 +17,14 @@
 #include "dump/stopped.h"
 #include "kernel/proc.h"
 #include "kinds/mem/memory.h"
+#include "kinds/mem/track.h"
 #include "migrate/address.h"
 #include "migrate/channel_sink.h"
 #include "migrate/journal.h"
 #include "migrate/memory_directory.h"
 #include "migrate/page_channel.h"
 #include "migrate/stream.h"
+#include "migrate/throttle.h"
 #include "model/dump.h"
 
 const char *const migrate_states[] = {
@@ -39,6 +41,9 @@ struct migration {
 	struct session session;
 	struct page_channel *channel;
 	struct channel_sink sink;
+	struct memory_tracker *tracker;
+	struct throttle *throttle; /* NULL = none */
+	unsigned throttle_percent;
 	struct page_channel_statistics sent; /* at the end of the round before */
 	int images_dirfd;                    /* of the dump that goes on, or was last */
 	uint32_t round;
@@ -49,6 +54,8 @@ struct migration {
 	bool journal_written;
 	struct migrate_progress_report report;
 	uint64_t begin_us, freeze_us;
+	uint64_t round_us, frozen_us; /* the round before: how long it took, and how long the tree stood */
+	double bytes_per_us;          /* of memory, in the round before; 0 = not known */
 	struct migrate_summary summary;
 };
 
@@ -220,6 +227,8 @@ static int on_scanned(void *context, struct dump *dump)
 	struct migration *migration = context;
 
 	reach(migration, migration->last ? "last-pages" : "round");
+	if (migration->throttle && !migration->last)
+		throttle_go(migration->throttle);
 	return keep_failure(migration, dump, announce(migration, dump));
 }
 
@@ -290,7 +299,7 @@ static int on_written(void *context, struct dump *dump)
 {
 	struct migration *migration = context;
 
-	return migration->last ? keep_failure(migration, dump, hand_over(migration)) : 0;
+	return keep_failure(migration, dump, hand_over(migration));
 }
 
 static const struct dump_steps dump_steps = {.scanned = on_scanned, .written = on_written};
@@ -302,6 +311,8 @@ static int run_round(struct migration *migration, bool last)
 	struct dump_options dump = {
 		.pid = options->pid,
 		.end_state = last ? DUMP_END_STOPPED : DUMP_END_RUNNING,
+		.pre_dump = !last,
+		.tracker = migration->tracker,
 		.shell_job = options->shell_job,
 		.tcp_established = true,
 		.file_locks = true,
@@ -314,6 +325,7 @@ static int run_round(struct migration *migration, bool last)
 	};
 	DumpStatsEntry stats;
 	size_t blockers;
+	uint64_t begin = now_us();
 
 	close_fd_pointer(&migration->images_dirfd);
 	migration->images_dirfd = -1;
@@ -323,13 +335,113 @@ static int run_round(struct migration *migration, bool last)
 	dump.images_dirfd = dump.work_dirfd = migration->images_dirfd;
 	migration->last = last;
 	migration->report.round = ++migration->round;
-	return dump_run(&dump, &migration->failure, &stats, &blockers);
+	error = dump_run(&dump, &migration->failure, &stats, &blockers);
+	if (!error && !last)
+		error = end_round(migration);
+	if (migration->throttle)
+		throttle_rest(migration->throttle);
+	migration->frozen_us = stats.frozen_time;
+	migration->round_us = now_us() - begin;
+	return error;
+}
+
+/* ---- when to stop ---- */
+
+/* What the last round would cost if it began now, and what the user is shown. */
+static int estimate(struct migration *migration, uint64_t sent_before, uint64_t *ret_downtime_us)
+{
+	/* Freezing, small images, the last steps over there: what a small tree costs on a usual machine. */
+	enum { FIXED_US = 15000 };
+	struct migrate_progress_report *report = &migration->report;
+	uint64_t sent_bytes = migration->sent.raw_bytes - sent_before, dirty_pages;
+	int error = tracker_count_dirty(migration->tracker, &migration->failure, &dirty_pages);
+
+	if (error < 0)
+		return error;
+	/* Little data says nothing about the link. */
+	if (sent_bytes >= 1 << 20 || migration->bytes_per_us == 0)
+		migration->bytes_per_us = (double)(sent_bytes + FRAME_PAGE_BYTES) / (double)migration->round_us;
+	report->dirty_bytes = dirty_pages * FRAME_PAGE_BYTES;
+	report->dirty_bytes_per_second = report->dirty_bytes * 1000000 / migration->round_us;
+	report->bytes_per_second = (uint64_t)(migration->bytes_per_us * 1e6);
+	report->downtime_estimate_us =
+		FIXED_US + migration->frozen_us + (uint64_t)((double)report->dirty_bytes / migration->bytes_per_us);
+	*ret_downtime_us = report->downtime_estimate_us;
+	return 0;
+}
+
+/* Memory changes faster than it goes: the tree gets less of the processor, a step more each round. */
+static int slow_down(struct migration *migration)
+{
+	enum { FIRST_PERCENT = 20, STEP_PERCENT = 10, MOST_PERCENT = 95 };
+
+	if (!migration->options->throttle)
+		return 0;
+	if (!migration->throttle) {
+		int error = throttle_new(migration->options->pid, &migration->failure, &migration->throttle);
+		if (error < 0)
+			return error;
+	}
+	migration->throttle_percent += migration->throttle_percent ? STEP_PERCENT : FIRST_PERCENT;
+	if (migration->throttle_percent > MOST_PERCENT)
+		migration->throttle_percent = MOST_PERCENT;
+	throttle_set(migration->throttle, migration->throttle_percent);
+	return 0;
+}
+
+static int give_up_at_timeout(struct migration *migration)
+{
+	char object[32];
+
+	snprintf(object, sizeof(object), "process %d", migration->options->pid);
+	return fail(&migration->failure, ETIMEDOUT, "migrate-timeout", object,
+		    "allow more with --downtime or --timeout, slow it down with --throttle, or choose "
+		    "--at-timeout stop-and-copy",
+		    "it changes memory faster than it can be sent: after %u rounds in %u s it would have to stand for "
+		    "%lu ms",
+		    migration->round, migration->options->timeout_seconds,
+		    migration->report.downtime_estimate_us / 1000);
+}
+
+static bool is_time_over(const struct migration *migration)
+{
+	return migration->options->timeout_seconds &&
+	       now_us() - migration->begin_us > migration->options->timeout_seconds * 1000000ULL;
+}
+
+/* Rounds until the rest is small enough. */
+static int copy_running(struct migration *migration)
+{
+	uint64_t downtime_us, before = 0;
+
+	for (;;) {
+		uint64_t sent = migration->sent.raw_bytes;
+		int error = run_round(migration, false);
+		if (!error)
+			error = estimate(migration, sent, &downtime_us);
+		reach(migration, "between");
+		if (error < 0 || downtime_us <= migration->options->downtime_ms * 1000ULL)
+			return error;
+		if (is_time_over(migration))
+			return migration->options->at_timeout == MIGRATE_CANCEL ? give_up_at_timeout(migration) : 0;
+		if (before && downtime_us > before - before / 10)
+			error = slow_down(migration);
+		if (error < 0)
+			return error;
+		before = downtime_us;
+	}
 }
 
 static int copy(struct migration *migration)
 {
 	int error;
 
+	migration->tracker = tracker_new();
+	error = copy_running(migration);
+	if (error < 0)
+		return error;
+	if (migration->options->wire.bandwidth)
+		page_channel_set_bandwidth(migration->channel, 0);
 	migration->freeze_us = now_us();
 	reach(migration, "frozen");
 	error = run_round(migration, true);
@@ -565,6 +677,8 @@ static void finish(struct migration *migration, int error)
 		protocol_send_abort(&migration->session.protocol, &migration->failure);
 	if (migration->journal_written && !undecided)
 		journal_remove(&migration->journal);
+	throttle_free(migration->throttle);
+	tracker_free(migration->tracker);
 	page_channel_free(&migration->channel);
 	session_close(&migration->session);
 	close_fd_pointer(&migration->images_dirfd);
