@@ -22,6 +22,7 @@
 #include <sys/pidfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/fd.h"
@@ -159,17 +160,34 @@ static bool is_dead(char state)
 	return state == 'Z' || state == 'X' || state == 'x';
 }
 
-static int check_thread_stopped(struct stopped_tree *tree, const struct stopped_task *task, int tid)
+/*
+ * The state of a thread, 'X' if it is gone. A dump lets go of threads that stop a moment later, when they have got the
+ * processor once more: who comes right after it gives them that moment.
+ */
+static char settled_state(const struct stopped_task *task, int tid)
 {
+	enum { TRIES = 200, PAUSE_NS = 500 * 1000 };
+	const struct timespec pause = {.tv_nsec = PAUSE_NS};
 	struct proc_stat stat;
 	char path[64];
 
 	snprintf(path, sizeof(path), "task/%d/stat", tid);
-	if (proc_read_stat(task->proc_dirfd, path, &stat))
+	for (int tries = 0;; tries++) {
+		if (proc_read_stat(task->proc_dirfd, path, &stat))
+			return 'X';
+		if (stat.state != 'R' || tries == TRIES)
+			return stat.state;
+		nanosleep(&pause, NULL);
+	}
+}
+
+static int check_thread_stopped(struct stopped_tree *tree, const struct stopped_task *task, int tid)
+{
+	char state = settled_state(task, tid);
+
+	if (state == 'T' || is_dead(state))
 		return 0;
-	if (stat.state == 'T' || is_dead(stat.state))
-		return 0;
-	if (stat.state == 't')
+	if (state == 't')
 		return fail_task(tree, task, EBUSY, "tree-traced", "end the debugger or the other criu first",
 				 "is held by a tracer");
 	return fail_task(tree, task, EBUSY, "tree-not-stopped",

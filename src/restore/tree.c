@@ -70,7 +70,7 @@ pid_t tree_fork(struct restore *restore, pid_t wanted, uint64_t flags)
 		.flags = flags,
 		/* With CLONE_PARENT the kernel takes the exit signal of the creator. */
 		.exit_signal = flags & CLONE_PARENT ? 0 : SIGCHLD,
-		.set_tid = (uint64_t)&wanted,
+		.set_tid = wanted ? (uint64_t)&wanted : 0,
 		.set_tid_size = wanted ? 1 : 0,
 	};
 	const struct timespec pause = {.tv_nsec = FORK_RETRY_NS};
