@@ -38,7 +38,7 @@ static const struct message_row {
 	[MESSAGE_PREFLIGHT_ANSWER] = {"PREFLIGHT_ANSWER", &preflight_answer__descriptor, 64 * MIB, MIGRATE_DESTINATION,
 				      IN(PREFLIGHT), NO_STATE},
 	[MESSAGE_FILE_DATA] = {"FILE_DATA", &file_data__descriptor, IMAGE_CHUNK_BYTES + KIB, MIGRATE_SOURCE,
-			       IN(PREFLIGHT), NO_STATE},
+			       IN(PREFLIGHT) | IN(LAST_ROUND), NO_STATE},
 	[MESSAGE_TREE] = {"TREE", &migrate_tree__descriptor, 64 * MIB, MIGRATE_SOURCE,
 			  IN(PREFLIGHT) | IN(ROUNDS) | IN(LAST_ROUND), NO_STATE},
 	[MESSAGE_ROUND_BEGIN] = {"ROUND_BEGIN", &round_begin__descriptor, KIB, MIGRATE_SOURCE, IN(ROUNDS), NO_STATE},

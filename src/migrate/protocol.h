@@ -14,7 +14,7 @@
  *             source: TREE → ROUNDS                                           source runs
  * ROUNDS      source: TREE, ROUND_BEGIN, ROUND_END; ROUND_BEGIN with `last`
  *             → LAST_ROUND. destination: ROUND_ACK                            source runs
- * LAST_ROUND  source: TREE, ROUND_END, IMAGE_CHUNK, POST_COPY_START,
+ * LAST_ROUND  source: TREE, ROUND_END, FILE_DATA, IMAGE_CHUNK, POST_COPY_START,
  *             IMAGES_END → RESTORING. destination: ROUND_ACK                  source only, frozen; it lets it run
  *                                                                             again if anything fails
  * RESTORING   destination: READY → READY                                      as above
