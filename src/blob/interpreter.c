@@ -3,9 +3,11 @@
  * The only code of criu that runs inside a task: it executes a list of system calls, reports the end and waits.
  *
  * On entry all signals are blocked by the tool, rdi points to a struct blob_run, and rsp is a stack of the tool's.
- * After the last step it writes a notice to the notification descriptor and reads from it: the tool never answers,
- * it takes the thread away with ptrace. When the read returns, the tool is dead; then the thread leaves through code
- * that brings its own context back (a dump), or the process ends (a restore that lost its tool).
+ * In a dump the end is a word in memory, and the wait is one that needs no descriptor and no signal and that has an
+ * end: the tool stops the thread with ptrace long before. A thread that nobody stops, or that comes out of a stop
+ * where it stands, has lost its tool; it leaves through code that brings its own context back.
+ * In a restore it writes a notice to the notification descriptor and reads from it: the tool never answers, and when
+ * the read returns, the tool is dead and the process ends.
  *
  * Position independent, no libc, no relocations, no data; general registers only, so that the thread's vector state
  * stays where it is: in the CPU.
@@ -14,10 +16,11 @@
 
 enum {
 	NUMBER_READ = 0,
-	NUMBER_CLOSE = 3,
 	NUMBER_MUNMAP = 11,
 	NUMBER_SENDTO = 44,
 	NO_SIGNAL = 0x4000, /* MSG_NOSIGNAL: a dead tool must not leave a SIGPIPE behind */
+	NUMBER_RT_SIGTIMEDWAIT = 128,
+	SIGNAL_SET_BYTES = 8,
 	NUMBER_EXIT_GROUP = 231,
 	ERROR_RANGE = 4095,
 	ERROR_INTERRUPTED = 4
@@ -56,6 +59,36 @@ static inline __attribute__((always_inline)) int64_t spawn(uint64_t number, cons
 	return result;
 }
 
+/* Unlike other waits with a time limit this one does not touch what the kernel keeps of an interrupted call. */
+static inline __attribute__((always_inline, noreturn)) void wait_and_leave(struct blob_run *run)
+{
+	const int64_t args[6] = {(int64_t)&run->no_signals, 0, (int64_t)&run->patience, SIGNAL_SET_BYTES};
+
+	*(volatile uint32_t *)&run->state = BLOB_RUN_ENDED;
+	call(NUMBER_RT_SIGTIMEDWAIT, args);
+	*(volatile uint32_t *)&run->state = BLOB_RUN_LEFT;
+	if (run->unmap_bytes)
+		__asm__ volatile("jmp *%[leave]"
+				 :
+				 : "a"(NUMBER_MUNMAP), "D"(run->unmap), "S"(run->unmap_bytes), [leave] "r"(run->leave)
+				 : "memory");
+	((void (*)(void))run->leave)();
+	__builtin_unreachable();
+}
+
+static inline __attribute__((always_inline, noreturn)) void report_and_exit(struct blob_run *run)
+{
+	int64_t args[6] = {*(volatile int *)run->notify, (int64_t)&run->notice, sizeof(run->notice), NO_SIGNAL};
+
+	call(NUMBER_SENDTO, args);
+	args[2] = 1;
+	while (call(NUMBER_READ, args) == -ERROR_INTERRUPTED)
+		;
+	args[0] = 1;
+	for (;;)
+		call(NUMBER_EXIT_GROUP, args);
+}
+
 __attribute__((noreturn, used, section(".text.entry"))) void blob_main(struct blob_run *run)
 {
 	struct blob_step *steps = (struct blob_step *)run->steps;
@@ -82,28 +115,7 @@ __attribute__((noreturn, used, section(".text.entry"))) void blob_main(struct bl
 			break;
 		}
 	}
-	args[0] = *(volatile int *)run->notify;
-	args[1] = (int64_t)&run->notice;
-	args[2] = sizeof(run->notice);
-	args[3] = NO_SIGNAL;
-	args[4] = args[5] = 0;
-	call(NUMBER_SENDTO, args);
-	args[2] = 1;
-	while (call(NUMBER_READ, args) == -ERROR_INTERRUPTED)
-		;
-	if (run->leave) {
-		/* The other threads are in their read already and keep the socket until it returns. */
-		if (run->id == 0)
-			call(NUMBER_CLOSE, args);
-		if (run->unmap_bytes)
-			__asm__ volatile("jmp *%[leave]"
-					 :
-					 : "a"(NUMBER_MUNMAP), "D"(run->unmap),
-					   "S"(run->unmap_bytes), [leave] "r"(run->leave)
-					 : "memory");
-		((void (*)(void))run->leave)();
-	}
-	args[0] = 1;
-	for (;;)
-		call(NUMBER_EXIT_GROUP, args);
+	if (run->leave)
+		wait_and_leave(run);
+	report_and_exit(run);
 }

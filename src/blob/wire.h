@@ -25,11 +25,22 @@ struct blob_step {
 	int64_t result;
 };
 
-/* What the interpreter writes to its notification descriptor when a program ended. */
+/* What the interpreter tells when a program ended. */
 struct blob_notice {
 	uint32_t id;         /* blob_run.id */
 	int32_t failed_step; /* -1 = all steps went as expected */
 	int64_t result;      /* of the failed step */
+};
+
+enum blob_run_state {
+	BLOB_RUN_ON_ITS_WAY, /* also before the first step */
+	BLOB_RUN_ENDED,      /* waits for the tool; never sent on from here */
+	BLOB_RUN_LEFT,       /* the tool did not come: the thread goes its own way */
+};
+
+/* The kernel's timespec. */
+struct blob_time {
+	int64_t seconds, nanoseconds;
 };
 
 /* One run of one thread. Lies in the task's memory; all pointers are addresses of the task. */
@@ -37,9 +48,13 @@ struct blob_run {
 	uint64_t steps;
 	uint32_t count;
 	uint32_t id;
-	uint64_t notify;             /* address of an int: descriptor to write the notice to and to wait on */
-	uint64_t leave;              /* code that undoes everything when the tool is gone; 0 = exit the process */
+	uint64_t notify; /* without `leave`: address of an int, descriptor to write the notice to and to wait on */
+	uint64_t leave;  /* code that undoes everything when the tool does not come; 0 = exit the process */
+	struct blob_time patience;   /* with `leave`: how long the thread waits for the tool */
+	uint64_t no_signals;         /* an empty signal set */
 	uint64_t unmap, unmap_bytes; /* leave begins with a system call instruction: munmap of this; 0 = it does not */
 	uint64_t stack;              /* top of the stack the run uses; SPAWN uses the new thread's */
+	uint32_t state;              /* enum blob_run_state */
+	uint32_t reserved;
 	struct blob_notice notice;
 };

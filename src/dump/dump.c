@@ -32,8 +32,8 @@
 #include "model/action_script.h"
 
 const char *const dump_stages[] = {
-	"start",     "frozen",  "collected", "injected", "inspecting", "inspected", "released",
-	"described", "scanned", "pages",     "written",  "ending",     NULL,
+	"start",    "frozen",    "collected", "injecting", "injected", "inspecting", "inspected",
+	"released", "described", "scanned",   "pages",     "written",  "ending",     NULL,
 };
 
 enum { KERNEL_THREAD_FLAG = 0x00200000 };
@@ -484,7 +484,7 @@ static int attempt(const struct dump_options *options, struct failure *failure, 
 /* What a server under load is in the middle of, and out of a moment later: a connection that it has not accepted. */
 static bool passes_by_itself(const struct failure *failure)
 {
-	return !strcmp(failure->code, "fd-tcp-in-flight");
+	return !strcmp(failure->code, "fd-tcp-in-flight") || !strcmp(failure->code, "inject-late");
 }
 
 int dump_run(const struct dump_options *options, struct failure *failure, DumpStatsEntry *ret_stats,

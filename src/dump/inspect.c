@@ -24,6 +24,9 @@ enum {
 	THREAD_BYTES = 4 * 1024,
 };
 
+/* A thread that criu does not come back to goes on after this; it only matters when criu is killed. */
+static const uint64_t PATIENCE_NS = 500000000, PATIENCE_PER_THREAD_NS = 1000000;
+
 /* What one thread was asked. */
 struct inspection {
 	struct program *program;
@@ -49,45 +52,65 @@ static int list_descriptors(struct dump *dump, struct dump_task *task)
 	return 0;
 }
 
-static int open_injection(struct dump *dump, struct dump_task *task)
+static uint64_t patience_ns(const struct dump *dump)
+{
+	size_t threads = 0;
+
+	for (size_t i = 0; i < dump->task_count; i++)
+		threads += dump->tasks[i]->thread_count;
+	return PATIENCE_NS + threads * PATIENCE_PER_THREAD_NS;
+}
+
+static int make_injection(struct dump *dump, struct dump_task *task, uint64_t patience)
 {
 	_cleanup_free_ pid_t *tids = xcalloc(task->thread_count, sizeof(*tids));
 	struct injection_target target = {
 		.pid = task->pid,
-		.pidfd = task->pidfd,
 		.proc_dirfd = task->proc_dirfd,
 		.tids = tids,
 		.thread_count = task->thread_count,
 		.leader_bytes =
 			LEADER_BYTES + task->fd_count * sizeof(struct blob_step) + posix_timers_program_bytes(task),
 		.thread_bytes = THREAD_BYTES,
+		.patience_ns = patience,
 	};
 
 	for (size_t i = 0; i < task->thread_count; i++)
 		tids[i] = task->threads[i].tid;
 	memory_find_vdso(task, &target.vdso_start, &target.vdso_end);
-	int error = injection_open(&dump->failure, &target, &task->injection);
+	int error = injection_new(&dump->failure, &target, &task->injection);
 	return error ? fail_in(&dump->failure, "%s", dump_task_name(dump, task)) : 0;
 }
 
-/* What an earlier criu that was killed could not take with it; it must not be dumped as the task's own. */
+/*
+ * What an earlier criu that was killed could not take with it; it must not be dumped as the task's own. It may be one
+ * mapping or two (code, data), and the kernel may have joined its end with a neighbour. Removed before there is a new
+ * one, so that there is never more than one.
+ */
 static int remove_remnants(struct dump *dump, struct dump_task *task)
 {
 	struct mappings *mappings = &task->memory->mappings;
+	uint64_t remnant_end = 0;
 	size_t kept = 0;
 	int error = 0;
 
 	for (size_t i = 0; i < mappings->count && !error; i++) {
-		const struct mapping *mapping = &mappings->items[i];
+		struct mapping mapping = mappings->items[i];
 		int64_t result;
-		bool remnant = (mapping->protection & PROT_EXEC) && !mapping->inode && !mapping->shared &&
-			       !mapping->name[0] && injection_is_remnant(task->pid, mapping->start);
-		if (remnant)
+		bool candidate = (mapping.protection & PROT_EXEC) && !mapping.inode && !mapping.shared &&
+				 !mapping.name[0] && mapping.start >= remnant_end;
+		uint64_t bytes = candidate ? injection_remnant_bytes(task->pid, mapping.start) : 0;
+		if (bytes && injection_is_inside(&dump->failure, task->injection, mapping.start, bytes))
+			return -dump->failure.error;
+		if (bytes) {
+			remnant_end = mapping.start + bytes;
 			error = injection_remote_call(&dump->failure, task->injection, SYS_munmap,
-						      (const int64_t[6]){mapping->start, mapping->end - mapping->start},
-						      &result);
-		else
-			mappings->items[kept++] = *mapping;
+						      (const int64_t[6]){mapping.start, bytes}, &result);
+		}
+		if (mapping.start < remnant_end)
+			mapping.start = remnant_end < mapping.end ? remnant_end : mapping.end;
+		if (mapping.start < mapping.end)
+			mappings->items[kept++] = mapping;
 	}
 	if (!error)
 		mappings->count = kept;
@@ -125,15 +148,31 @@ static int compose(struct dump *dump, struct dump_thread *thread, struct inspect
 	return 0;
 }
 
-static int start_task(struct dump *dump, struct dump_task *task, struct inspected_task *inspected)
+static int begin_task(struct dump *dump, struct dump_task *task, uint64_t patience)
 {
-	inspected->threads = xcalloc(task->thread_count, sizeof(*inspected->threads));
 	int error = list_descriptors(dump, task);
+
 	if (!error)
-		error = open_injection(dump, task);
+		error = make_injection(dump, task, patience);
 	if (!error)
 		error = remove_remnants(dump, task);
-	dump_stage(dump, "injected");
+	if (!error && injection_begin_open(&dump->failure, task->injection) < 0)
+		error = fail_in(&dump->failure, "%s", dump_task_name(dump, task));
+	return error;
+}
+
+static int open_task(struct dump *dump, struct dump_task *task)
+{
+	int error = injection_open(&dump->failure, task->injection);
+
+	return error ? fail_in(&dump->failure, "%s", dump_task_name(dump, task)) : 0;
+}
+
+static int start_task(struct dump *dump, struct dump_task *task, struct inspected_task *inspected)
+{
+	int error = 0;
+
+	inspected->threads = xcalloc(task->thread_count, sizeof(*inspected->threads));
 	for (size_t i = 0; i < task->thread_count && !error; i++) {
 		struct inspection *inspection = &inspected->threads[i];
 		inspection->program = injection_program(task->injection, i);
@@ -142,6 +181,13 @@ static int start_task(struct dump *dump, struct dump_task *task, struct inspecte
 			error = injection_start(&dump->failure, task->injection, i, inspection->program);
 	}
 	return error;
+}
+
+static void interrupt_all(struct dump *dump)
+{
+	for (size_t i = 0; i < dump->task_count; i++)
+		if (dump->tasks[i]->injection)
+			injection_interrupt(dump->tasks[i]->injection);
 }
 
 static int evaluate_thread(struct dump *dump, struct dump_thread *thread, const struct inspection *inspection,
@@ -210,15 +256,34 @@ static void free_inspections(struct dump *dump, struct inspected_task *tasks)
 	}
 }
 
-int inspect_tree(struct dump *dump)
+/* All processes do the same step side by side: each is sent off before the first is waited for. */
+static int start_tree(struct dump *dump, struct inspected_task *tasks)
 {
-	_cleanup_free_ struct inspected_task *tasks = xcalloc(dump->task_count, sizeof(*tasks));
+	uint64_t patience = patience_ns(dump);
 	int error = 0;
 
 	for (size_t i = 0; i < dump->task_count && !error; i++)
 		if (dump->tasks[i]->state != TASK_STATE_DEAD)
+			error = begin_task(dump, dump->tasks[i], patience);
+	dump_stage(dump, "injecting");
+	interrupt_all(dump);
+	for (size_t i = 0; i < dump->task_count && !error; i++)
+		if (dump->tasks[i]->injection)
+			error = open_task(dump, dump->tasks[i]);
+	dump_stage(dump, "injected");
+	for (size_t i = 0; i < dump->task_count && !error; i++)
+		if (dump->tasks[i]->injection)
 			error = start_task(dump, dump->tasks[i], &tasks[i]);
 	dump_stage(dump, "inspecting");
+	interrupt_all(dump);
+	return error;
+}
+
+int inspect_tree(struct dump *dump)
+{
+	_cleanup_free_ struct inspected_task *tasks = xcalloc(dump->task_count, sizeof(*tasks));
+	int error = start_tree(dump, tasks);
+
 	/* What was started is waited for in any case: no thread may be left in the middle of a program. */
 	for (size_t i = 0; i < dump->task_count; i++) {
 		struct dump_task *task = dump->tasks[i];
@@ -241,6 +306,10 @@ int release_injections(struct dump *dump)
 {
 	int result = 0;
 
+	for (size_t i = 0; i < dump->task_count; i++)
+		if (dump->tasks[i]->injection)
+			injection_begin_close(dump->tasks[i]->injection);
+	interrupt_all(dump);
 	for (size_t i = 0; i < dump->task_count; i++) {
 		struct failure failure = {};
 		int error = injection_close(&failure, TAKE_POINTER(dump->tasks[i]->injection));

@@ -2,15 +2,14 @@
 #include "inject/injection.h"
 
 #include <fcntl.h>
-#include <poll.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/ptrace.h>
 #include <sys/resource.h>
-#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
+#include <time.h>
 
 #include "base/fd.h"
 #include "inject/ptrace.h"
@@ -19,39 +18,49 @@
 enum {
 	PAGE_BYTES = 4096,
 	SLOT_STACK_BYTES = 1024,
-	CALL_CODE_BYTES = LEAVE_CODE_BYTES, /* the call instruction and its leave code */
-	STUCK_CHECK_MS = 200,
+	FIRST_PAUSE_NS =
+		20 * 1000, /* what is not ready when it is asked is asked again after this, then after twice … */
+	LONGEST_PAUSE_NS = 2 * 1000 * 1000,
+	NOTHING_TO_UNMAP = -1,
 };
 
-/* One thread's part of the data mapping: [blob_run][stack][data, steps]. */
+static const uint64_t LARGEST_REMNANT = 1ULL << 32;
+
+/* One thread's part of the data: [blob_run][stack][data, steps]. */
 struct injection_slot {
 	pid_t tid;
 	struct thread_context context;
 	uint64_t address;
 	size_t bytes;
 	struct program *running; /* started and not yet waited for */
-	bool notified;
+	bool on_its_way;         /* it may be running code of ours */
+	bool interrupted;        /* and will stop, or has stopped */
 	struct blob_notice notice;
 };
 
 struct injection {
 	pid_t pid;
-	int pidfd;
-	int memory_fd; /* /proc/PID/mem */
-	int socket_fd; /* our end */
-	int remote_notify_fd;
-	uint64_t call_code; /* in the vDSO's tail */
-	uint8_t call_code_original[CALL_CODE_BYTES];
-	bool call_code_written;
-	uint64_t code, data; /* 0 = not mapped */
+	int memory_fd;      /* /proc/PID/mem */
+	uint64_t park_code; /* in the vDSO's tail */
+	size_t unmap_call;  /* its offset in the park code */
+	uint8_t park_code_original[PARK_CODE_BYTES];
+	bool park_code_written;
+	uint64_t patience_ns;
+	uint64_t code, data; /* 0 = not mapped; data follows code */
 	size_t code_bytes, data_bytes;
 	struct injection_slot *slots;
 	size_t slot_count;
+	bool closing; /* the leader was sent to remove the mapping */
+	bool lost;    /* a thread went its own way: nothing inside can be relied on */
 };
 
 static int fail_at(struct failure *failure, const struct injection *injection, int error, const char *what)
 {
-	fail_errno(failure, error, "inject", NULL, NULL, "%s", what);
+	if (error == -ETIME)
+		fail(failure, ETIME, "inject-late", NULL, "try again when the machine is less busy",
+		     "criu was held up for so long that a thread did not wait for it");
+	else
+		fail_errno(failure, error, "inject", NULL, NULL, "%s", what);
 	return fail_in(failure, "process %d", injection->pid);
 }
 
@@ -60,53 +69,168 @@ static int write_memory(struct injection *injection, uint64_t address, const voi
 	return pwrite_full(injection->memory_fd, data, size, address);
 }
 
+/* ---- threads on their way ---- */
+
+static int send_off(struct injection_slot *slot)
+{
+	if (ptrace(PTRACE_CONT, slot->tid, 0, 0) < 0)
+		return -errno;
+	slot->on_its_way = true;
+	slot->interrupted = false;
+	return 0;
+}
+
+static int interrupt(struct injection_slot *slot)
+{
+	if (slot->interrupted)
+		return 0;
+	if (ptrace(PTRACE_INTERRUPT, slot->tid, 0, 0) < 0)
+		return -errno;
+	slot->interrupted = true;
+	return 0;
+}
+
+void injection_interrupt(struct injection *injection)
+{
+	/* A thread that is gone is told by the wait for it. */
+	for (size_t i = 0; i < injection->slot_count; i++)
+		if (injection->slots[i].on_its_way)
+			interrupt(&injection->slots[i]);
+}
+
+static int wait_stopped(struct injection_slot *slot)
+{
+	int signal, error = interrupt(slot);
+
+	if (error)
+		return error;
+	int stop = thread_wait_interrupted(slot->tid, &signal);
+	return stop < 0 ? stop : stop == THREAD_STOP_GONE ? -ESRCH : 0;
+}
+
+/*
+ * It was stopped before its end: it goes on and gets a little more time. An interruption is not asked for again if it
+ * stands already (an old one took effect): that would stop it once more, before it has done anything.
+ */
+static int send_on(struct injection_slot *slot, long *pause_ns)
+{
+	const struct timespec pause = {.tv_nsec = *pause_ns};
+	siginfo_t info = {};
+	int error = send_off(slot);
+
+	if (error)
+		return error;
+	nanosleep(&pause, NULL);
+	*pause_ns = *pause_ns * 2 < LONGEST_PAUSE_NS ? *pause_ns * 2 : LONGEST_PAUSE_NS;
+	slot->interrupted = !waitid(P_PID, slot->tid, &info, WSTOPPED | WNOHANG | WNOWAIT | __WALL) && info.si_pid;
+	return 0;
+}
+
+/*
+ * The thread did not wait. Where it stands in code of ours it is on its way back and gets its context from us; else
+ * its registers are its own again, and newer than what we know.
+ */
+static int was_late(struct injection *injection, struct injection_slot *slot)
+{
+	uint64_t at, code_end = injection->code + injection->code_bytes;
+
+	injection->lost = true;
+	if (!context_instruction(slot->tid, &at) &&
+	    ((at >= injection->park_code && at < injection->park_code + PARK_CODE_BYTES) ||
+	     (at >= injection->code && at < code_end)))
+		context_restore(slot->tid, &slot->context);
+	return -ETIME;
+}
+
+/* ---- single system calls ---- */
+
+static int begin_call(struct injection *injection, long number, const int64_t args[6], uint64_t unmap)
+{
+	struct injection_slot *leader = &injection->slots[0];
+	int error = context_call_parked(leader->tid, &leader->context, injection->park_code, number, args, unmap,
+					injection->code_bytes + injection->data_bytes);
+
+	return error ? error : send_off(leader);
+}
+
+/* The leader stays parked: what it would unmap is unmapped if the tool dies now. */
+static int finish_call(struct injection *injection, int64_t *ret_result)
+{
+	struct injection_slot *leader = &injection->slots[0];
+	long pause_ns = FIRST_PAUSE_NS;
+
+	for (;;) {
+		int error = wait_stopped(leader);
+		if (error)
+			return error;
+		int made = context_parked_result(leader->tid, injection->park_code, ret_result);
+		if (made)
+			leader->on_its_way = false;
+		if (made == -ETIME)
+			return was_late(injection, leader);
+		if (made)
+			return made < 0 ? made : 0;
+		error = send_on(leader, &pause_ns);
+		if (error)
+			return error;
+	}
+}
+
+static int call_parked(struct injection *injection, long number, const int64_t args[6], uint64_t unmap,
+		       int64_t *ret_result)
+{
+	int error = begin_call(injection, number, args, unmap);
+
+	return error ? error : finish_call(injection, ret_result);
+}
+
 int injection_remote_call(struct failure *failure, struct injection *injection, long number, const int64_t args[6],
 			  int64_t *ret_result)
 {
 	struct injection_slot *leader = &injection->slots[0];
-	int error = context_redirect_to_call(leader->tid, &leader->context, injection->call_code, number, args);
+	uint64_t unmap = injection->code ? injection->code : (uint64_t)NOTHING_TO_UNMAP;
+	int error = call_parked(injection, number, args, unmap, ret_result);
 
-	if (!error)
-		error = thread_run_to_syscall(leader->tid);
-	if (!error)
-		error = thread_run_to_syscall(leader->tid);
-	if (!error)
-		error = context_call_result(leader->tid, ret_result);
-	int restored = context_restore(leader->tid, &leader->context);
-	if (error || restored)
-		return fail_at(failure, injection, error ? error : restored, "cannot run a system call inside it");
-	return 0;
+	if (error != -ETIME) {
+		int restored = context_restore(leader->tid, &leader->context);
+		error = error ? error : restored;
+	}
+	return error ? fail_at(failure, injection, error, "cannot run a system call inside it") : 0;
 }
 
-/* The end of the vDSO's last page holds nothing that runs: padding, before it the section headers for debuggers. */
-static int write_call_code(struct failure *failure, struct injection *injection, const struct injection_target *target)
+/*
+ * The end of the vDSO's last page holds nothing that runs: padding, or before it the table of sections, which is the
+ * last part of the file, for debuggers.
+ */
+static int write_park_code(struct failure *failure, struct injection *injection, const struct injection_target *target)
 {
-	uint8_t code[CALL_CODE_BYTES] = {};
+	uint8_t code[PARK_CODE_BYTES];
 
 	if (target->vdso_end < target->vdso_start + PAGE_BYTES)
 		return fail(failure, EOPNOTSUPP, "inject-no-vdso", NULL, "boot without vdso=0",
 			    "process %d has no vDSO", target->pid);
-	injection->call_code = target->vdso_end - CALL_CODE_BYTES;
+	injection->park_code = target->vdso_end - PARK_CODE_BYTES;
 	int error =
-		pread_full(injection->memory_fd, injection->call_code_original, CALL_CODE_BYTES, injection->call_code);
+		pread_full(injection->memory_fd, injection->park_code_original, PARK_CODE_BYTES, injection->park_code);
 	if (error)
 		return fail_at(failure, injection, error, "cannot read its vDSO");
-	memcpy(code, context_call_instruction, context_call_instruction_bytes);
-	context_leave_code(&injection->slots[0].context, injection->call_code + context_call_instruction_bytes,
-			   code + context_call_instruction_bytes);
-	error = write_memory(injection, injection->call_code, code, sizeof(code));
+	injection->unmap_call =
+		context_park_code(&injection->slots[0].context, injection->park_code, injection->patience_ns, code);
+	error = write_memory(injection, injection->park_code, code, sizeof(code));
 	if (error)
 		return fail_at(failure, injection, error, "cannot write into its vDSO");
-	injection->call_code_written = true;
+	injection->park_code_written = true;
 	return 0;
 }
+
+/* ---- the mapping ---- */
 
 /* The limits that a new private mapping counts for. */
 static const int memory_limits[] = {RLIMIT_AS, RLIMIT_DATA};
 
 /* A process that uses all it may get gets our pages beside that: its soft limits are up for the time of one call. */
-static int map_above_limits(struct failure *failure, struct injection *injection, const int64_t args[6],
-			    int64_t *ret_result)
+static int call_above_limits(struct injection *injection, long number, const int64_t args[6], uint64_t unmap,
+			     int64_t *ret_result)
 {
 	struct rlimit before[ARRAY_SIZE(memory_limits)];
 	bool raised[ARRAY_SIZE(memory_limits)];
@@ -117,80 +241,67 @@ static int map_above_limits(struct failure *failure, struct injection *injection
 		limit.rlim_cur = limit.rlim_max = before[i].rlim_max;
 		raised[i] = raised[i] && !prlimit(injection->pid, memory_limits[i], &limit, NULL);
 	}
-	int error = injection_remote_call(failure, injection, SYS_mmap, args, ret_result);
+	int error = call_parked(injection, number, args, unmap, ret_result);
 	for (size_t i = 0; i < ARRAY_SIZE(memory_limits); i++)
 		if (raised[i])
 			prlimit(injection->pid, memory_limits[i], &before[i], NULL);
 	return error;
 }
 
-static int remote_map(struct failure *failure, struct injection *injection, size_t bytes, int protection,
-		      uint64_t *ret_address)
+static int begin_map(struct injection *injection, int protection)
 {
-	const int64_t args[6] = {0, bytes, protection, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0};
+	const int64_t args[6] = {
+		0, injection->code_bytes + injection->data_bytes, protection, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0};
+
+	return begin_call(injection, SYS_mmap, args, 0);
+}
+
+/* Takes what begin_map() has got, with higher limits if need be. Leaves the leader parked. */
+static int finish_map(struct injection *injection, int protection)
+{
+	const int64_t args[6] = {
+		0, injection->code_bytes + injection->data_bytes, protection, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0};
 	int64_t result = 0;
-	int error = injection_remote_call(failure, injection, SYS_mmap, args, &result);
+	int error = finish_call(injection, &result);
 
 	if (!error && result == -ENOMEM)
-		error = map_above_limits(failure, injection, args, &result);
+		error = call_above_limits(injection, SYS_mmap, args, 0, &result);
 	if (error)
 		return error;
 	if (result < 0 && result > -PAGE_BYTES)
-		return fail_at(failure, injection, result, "cannot map memory inside it");
-	*ret_address = result;
+		return result;
+	injection->code = result;
+	injection->data = injection->code + injection->code_bytes;
 	return 0;
 }
 
 /*
- * One mapping for both where the process may have memory that is writable and executable: each call costs two stops.
- * Under PR_SET_MDWE or SELinux it may not, and gets two.
+ * Where a process may not have memory that is writable and executable (PR_SET_MDWE, SELinux), the mapping is made
+ * executable, and the data part changed to writable. Still one range, which is found and removed as one.
  */
-static int map_code_and_data(struct failure *failure, struct injection *injection)
-{
-	struct failure denied = {};
-	int error = remote_map(&denied, injection, injection->code_bytes + injection->data_bytes,
-			       PROT_READ | PROT_WRITE | PROT_EXEC, &injection->code);
-
-	if (!error) {
-		injection->data = injection->code + injection->code_bytes;
-		return 0;
-	}
-	error = remote_map(failure, injection, injection->code_bytes, PROT_READ | PROT_EXEC, &injection->code);
-	return error ? error
-		     : remote_map(failure, injection, injection->data_bytes, PROT_READ | PROT_WRITE, &injection->data);
-}
-
-/* A socket pair whose far end is ours: it reports ended programs, and tells the task when the tool is gone. */
-static int connect_socket(struct failure *failure, struct injection *injection)
+static int map_without_both(struct injection *injection)
 {
 	int64_t result = 0;
-	const int64_t pair_args[6] = {AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, injection->data};
-	int pair[2];
-	int error = injection_remote_call(failure, injection, SYS_socketpair, pair_args, &result);
+	int error = begin_map(injection, PROT_READ | PROT_EXEC);
 
+	if (!error)
+		error = finish_map(injection, PROT_READ | PROT_EXEC);
 	if (error)
 		return error;
-	if (result < 0)
-		return fail_at(failure, injection, result, "cannot make a socket pair inside it");
-	error = pread_full(injection->memory_fd, pair, sizeof(pair), injection->data);
-	if (error)
-		return fail_at(failure, injection, error, "cannot read its memory");
-	injection->remote_notify_fd = pair[1];
-	injection->socket_fd = syscall(SYS_pidfd_getfd, injection->pidfd, pair[0], 0);
-	if (injection->socket_fd < 0)
-		error = fail_at(failure, injection, errno, "pidfd_getfd");
-	const int64_t close_args[6] = {pair[0]};
-	int closed = injection_remote_call(failure, injection, SYS_close, close_args, &result);
-	if (error || closed)
-		return error ? error : closed;
-	error = write_memory(injection, injection->data, &injection->remote_notify_fd, sizeof(int));
-	return error ? fail_at(failure, injection, error, "cannot write its memory") : 0;
+	const int64_t args[6] = {injection->data, injection->data_bytes, PROT_READ | PROT_WRITE};
+	error = call_parked(injection, SYS_mprotect, args, injection->code, &result);
+	if (!error && result == -ENOMEM)
+		error = call_above_limits(injection, SYS_mprotect, args, injection->code, &result);
+	return error ? error : result;
 }
+
+/* Behind the interpreter stands the size of the whole mapping, for whoever finds it. */
+static const size_t first_leave_code =
+	(sizeof(interpreter_code) + sizeof(uint64_t) + LEAVE_CODE_BYTES - 1) / LEAVE_CODE_BYTES * LEAVE_CODE_BYTES;
 
 static void lay_out(struct injection *injection, const struct injection_target *target)
 {
-	size_t code = (sizeof(interpreter_code) + LEAVE_CODE_BYTES - 1) / LEAVE_CODE_BYTES * LEAVE_CODE_BYTES;
-	size_t fixed = sizeof(struct blob_run) + SLOT_STACK_BYTES, data = 64;
+	size_t code = first_leave_code, data = 0, fixed = sizeof(struct blob_run) + SLOT_STACK_BYTES;
 
 	for (size_t i = 0; i < injection->slot_count; i++) {
 		struct injection_slot *slot = &injection->slots[i];
@@ -205,22 +316,35 @@ static void lay_out(struct injection *injection, const struct injection_target *
 
 static uint64_t leave_code_address(const struct injection *injection, size_t index)
 {
-	size_t first = (sizeof(interpreter_code) + LEAVE_CODE_BYTES - 1) / LEAVE_CODE_BYTES * LEAVE_CODE_BYTES;
-
-	return injection->code + first + index * LEAVE_CODE_BYTES;
+	return injection->code + first_leave_code + index * LEAVE_CODE_BYTES;
 }
 
-static int write_code(struct failure *failure, struct injection *injection)
+static int write_code(struct injection *injection)
 {
 	_cleanup_free_ uint8_t *code = xcalloc(1, injection->code_bytes);
+	const uint64_t bytes = injection->code_bytes + injection->data_bytes;
 
 	memcpy(code, interpreter_code, sizeof(interpreter_code));
+	memcpy(code + sizeof(interpreter_code), &bytes, sizeof(bytes));
 	for (size_t i = 0; i < injection->slot_count; i++) {
 		uint64_t address = leave_code_address(injection, i);
 		context_leave_code(&injection->slots[i].context, address, code + (address - injection->code));
 	}
-	int error = write_memory(injection, injection->code, code, injection->code_bytes);
-	return error ? fail_at(failure, injection, error, "cannot write code into it") : 0;
+	return write_memory(injection, injection->code, code, injection->code_bytes);
+}
+
+bool injection_is_inside(struct failure *failure, const struct injection *injection, uint64_t start, uint64_t bytes)
+{
+	for (size_t i = 0; i < injection->slot_count; i++) {
+		const struct injection_slot *slot = &injection->slots[i];
+		if (slot->context.regs.rip < start || slot->context.regs.rip >= start + bytes)
+			continue;
+		fail(failure, EAGAIN, "inject-late", NULL, "try again",
+		     "thread %d is on its way back from a criu that was killed", slot->tid);
+		fail_in(failure, "process %d", injection->pid);
+		return true;
+	}
+	return false;
 }
 
 static int save_contexts(struct failure *failure, struct injection *injection, const struct injection_target *target)
@@ -233,39 +357,58 @@ static int save_contexts(struct failure *failure, struct injection *injection, c
 		if (error)
 			return fail_at(failure, injection, error, "cannot read the registers of a thread");
 	}
-	return 0;
+	bool inside = injection_is_inside(failure, injection, target->vdso_end - PARK_CODE_BYTES, PARK_CODE_BYTES);
+	return inside ? -failure->error : 0;
 }
 
-int injection_open(struct failure *failure, const struct injection_target *target, struct injection **ret_injection)
+int injection_new(struct failure *failure, const struct injection_target *target, struct injection **ret_injection)
 {
 	struct injection *injection = xcalloc(1, sizeof(*injection));
 
 	injection->pid = target->pid;
-	injection->pidfd = target->pidfd;
-	injection->socket_fd = -1;
+	injection->patience_ns = target->patience_ns;
 	injection->memory_fd = openat(target->proc_dirfd, "mem", O_RDWR | O_CLOEXEC);
-	int error = injection->memory_fd < 0 ? fail_at(failure, injection, errno, "cannot open its memory") : 0;
+	int error = injection->memory_fd < 0 ? fail_at(failure, injection, -errno, "cannot open its memory") : 0;
 	if (!error)
 		error = save_contexts(failure, injection, target);
 	if (!error) {
 		lay_out(injection, target);
-		error = write_call_code(failure, injection, target);
+		error = write_park_code(failure, injection, target);
 	}
-	if (!error)
-		error = map_code_and_data(failure, injection);
-	if (!error)
-		error = write_code(failure, injection);
-	if (!error)
-		error = connect_socket(failure, injection);
 	if (error) {
 		struct failure ignored = {};
 		injection_close(&ignored, injection);
 		return error;
 	}
-	for (size_t i = 0; i < injection->slot_count; i++)
-		injection->slots[i].address += injection->data;
 	*ret_injection = injection;
 	return 0;
+}
+
+int injection_begin_open(struct failure *failure, struct injection *injection)
+{
+	int error = begin_map(injection, PROT_READ | PROT_WRITE | PROT_EXEC);
+
+	return error ? fail_at(failure, injection, error, "cannot run a system call inside it") : 0;
+}
+
+/* The leader leaves its parking place only when the mapping begins with what makes it known. */
+int injection_open(struct failure *failure, struct injection *injection)
+{
+	struct injection_slot *leader = &injection->slots[0];
+	int error = finish_map(injection, PROT_READ | PROT_WRITE | PROT_EXEC);
+
+	if (error && error != -ETIME && !leader->on_its_way)
+		error = map_without_both(injection);
+	if (!error)
+		error = write_code(injection);
+	if (error && !injection->code && !injection->lost && !leader->on_its_way)
+		context_restore(leader->tid, &leader->context);
+	if (error)
+		return fail_at(failure, injection, error, "cannot map memory inside it");
+	for (size_t i = 0; i < injection->slot_count; i++)
+		injection->slots[i].address += injection->data;
+	error = context_restore(leader->tid, &leader->context);
+	return error ? fail_at(failure, injection, error, "cannot give a thread its registers back") : 0;
 }
 
 const struct thread_context *injection_context(const struct injection *injection, size_t index)
@@ -310,19 +453,20 @@ static int transfer(const struct injection *injection, struct injection_slot *sl
 
 int injection_start(struct failure *failure, struct injection *injection, size_t index, struct program *program)
 {
+	const uint64_t second_ns = 1000000000;
 	struct injection_slot *slot = &injection->slots[index];
 	size_t data = program_data_size(program), steps = program_step_count(program) * sizeof(struct blob_step);
 	struct blob_run run = {
 		.steps = slot_data_address(slot) + data,
 		.count = program_step_count(program),
 		.id = index,
-		.notify = injection->data,
 		.leave = leave_code_address(injection, index),
+		.patience = {injection->patience_ns / second_ns, injection->patience_ns % second_ns},
 	};
 
 	/* A single thread can take everything of ours with it, from the vDSO's tail, when the tool dies. */
-	if (injection->slot_count == 1 && injection->data == injection->code + injection->code_bytes) {
-		run.leave = injection->call_code;
+	if (injection->slot_count == 1) {
+		run.leave = injection->park_code + injection->unmap_call;
 		run.unmap = injection->code;
 		run.unmap_bytes = injection->code_bytes + injection->data_bytes;
 	}
@@ -333,176 +477,134 @@ int injection_start(struct failure *failure, struct injection *injection, size_t
 	if (!error)
 		error = context_redirect(slot->tid, &slot->context, injection->code, slot->address,
 					 slot->address + sizeof(run) + SLOT_STACK_BYTES);
-	if (!error && ptrace(PTRACE_CONT, slot->tid, 0, 0) < 0)
-		error = -errno;
+	if (!error)
+		error = send_off(slot);
 	if (error) {
 		context_restore(slot->tid, &slot->context);
 		return fail_at(failure, injection, error, "cannot start a program in a thread");
 	}
 	slot->running = program;
-	slot->notified = false;
 	return 0;
 }
 
-/* A thread that met a stop on its way (a signal from outside that cannot be blocked) is sent on. */
-static int unstick(struct injection *injection)
+/* Waits for the end of the program, takes its results and gives the thread its own context back. */
+static int finish_program(struct injection *injection, struct injection_slot *slot)
 {
-	for (size_t i = 0; i < injection->slot_count; i++) {
-		struct injection_slot *slot = &injection->slots[i];
-		int status;
-		if (!slot->running || slot->notified || waitpid(slot->tid, &status, __WALL | WNOHANG) != slot->tid)
-			continue;
-		if (!WIFSTOPPED(status))
-			return -ESRCH;
-		ptrace(PTRACE_CONT, slot->tid, 0, status >> 16 ? 0 : WSTOPSIG(status));
-	}
-	return 0;
-}
+	long pause_ns = FIRST_PAUSE_NS;
+	struct blob_run run;
 
-static int receive_notices(struct injection *injection, size_t expected)
-{
-	struct blob_notice notices[64];
-	size_t partial = 0;
-
-	while (expected) {
-		struct pollfd ready = {injection->socket_fd, POLLIN};
-		int count = poll(&ready, 1, STUCK_CHECK_MS);
-		if (count < 0 && errno != EINTR)
-			return -errno;
-		if (count <= 0) {
-			int error = unstick(injection);
-			if (error)
-				return error;
-			continue;
-		}
-		ssize_t length = read(injection->socket_fd, (char *)notices + partial, sizeof(notices) - partial);
-		if (length <= 0)
-			return length ? -errno : -ESRCH;
-		length += partial;
-		for (size_t i = 0; i < length / sizeof(notices[0]) && expected; i++) {
-			if (notices[i].id >= injection->slot_count)
-				return -EPROTO;
-			struct injection_slot *slot = &injection->slots[notices[i].id];
-			if (!slot->running || slot->notified)
-				return -EPROTO;
-			slot->notice = notices[i];
-			slot->notified = true;
-			expected--;
-		}
-		partial = length % sizeof(notices[0]);
-		memmove(notices, (char *)notices + length - partial, partial);
-	}
-	return 0;
-}
-
-/* Stops the threads that ran and gives them their own contexts back. */
-static int stop_and_restore(struct injection *injection)
-{
-	int result = 0;
-
-	for (size_t i = 0; i < injection->slot_count; i++)
-		if (injection->slots[i].running && ptrace(PTRACE_INTERRUPT, injection->slots[i].tid, 0, 0) < 0)
-			result = -errno;
-	for (size_t i = 0; i < injection->slot_count; i++) {
-		struct injection_slot *slot = &injection->slots[i];
-		int signal;
-		if (!slot->running)
-			continue;
-		int stop = thread_wait_interrupted(slot->tid, &signal);
-		int error = stop < 0 ? stop : stop == THREAD_STOP_GONE ? -ESRCH : 0;
-		if (!error)
-			error = context_restore(slot->tid, &slot->context);
+	for (;;) {
+		int error = wait_stopped(slot);
 		if (error)
-			result = error;
+			return error;
+		error = transfer(injection, slot, slot->running, &run, false);
+		/* A thread that has left may have unmapped its program. */
+		if (error || run.state == BLOB_RUN_LEFT)
+			return was_late(injection, slot);
+		if (run.state == BLOB_RUN_ENDED)
+			break;
+		error = send_on(slot, &pause_ns);
+		if (error)
+			return error;
 	}
-	return result;
+	slot->notice = run.notice;
+	return context_restore(slot->tid, &slot->context);
 }
 
-static int collect_results(struct failure *failure, struct injection *injection)
+static int check_notice(struct failure *failure, const struct injection_slot *slot, const struct program *program)
 {
-	int result = 0;
-
-	for (size_t i = 0; i < injection->slot_count; i++) {
-		struct injection_slot *slot = &injection->slots[i];
-		struct program *program = TAKE_POINTER(slot->running);
-		struct blob_run run;
-		if (!program || result)
-			continue;
-		int error = transfer(injection, slot, program, &run, false);
-		if (error) {
-			result = fail_at(failure, injection, error, "cannot read the results of a program");
-		} else if (slot->notice.failed_step >= 0) {
-			const char *what = program_step_description(program, slot->notice.failed_step);
-			fail_errno(failure, slot->notice.result, "inject-call", NULL, NULL,
-				   "%s failed inside the task (step %d)", what ? what : "a system call",
-				   slot->notice.failed_step);
-			result = fail_in(failure, "thread %d", slot->tid);
-		}
-	}
-	return result;
+	if (slot->notice.failed_step < 0)
+		return 0;
+	const char *what = program_step_description(program, slot->notice.failed_step);
+	fail_errno(failure, slot->notice.result, "inject-call", NULL, NULL, "%s failed inside the task (step %d)",
+		   what ? what : "a system call", slot->notice.failed_step);
+	return fail_in(failure, "thread %d", slot->tid);
 }
 
 int injection_wait(struct failure *failure, struct injection *injection)
 {
-	size_t expected = 0;
+	int result = 0;
 
-	for (size_t i = 0; i < injection->slot_count; i++)
-		expected += injection->slots[i].running != NULL;
-	int error = receive_notices(injection, expected);
-	int stopped = stop_and_restore(injection);
-	if (error || stopped) {
-		for (size_t i = 0; i < injection->slot_count; i++)
-			injection->slots[i].running = NULL;
-		return fail_at(failure, injection, error ? error : stopped, "lost a thread while a program ran in it");
+	injection_interrupt(injection);
+	for (size_t i = 0; i < injection->slot_count; i++) {
+		struct injection_slot *slot = &injection->slots[i];
+		if (!slot->running)
+			continue;
+		int error = finish_program(injection, slot);
+		struct program *program = TAKE_POINTER(slot->running);
+		slot->on_its_way = false;
+		if (result)
+			continue;
+		result = error ? fail_at(failure, injection, error, "lost a thread while a program ran in it")
+			       : check_notice(failure, slot, program);
 	}
-	return collect_results(failure, injection);
+	return result;
 }
 
-static int unmap(struct failure *failure, struct injection *injection)
+/*
+ * If the tool dies now, the call is made all the same; what comes to lie there afterwards is not ours, so nothing may
+ * be unmapped later.
+ */
+void injection_begin_close(struct injection *injection)
 {
-	bool together = injection->data == injection->code + injection->code_bytes;
-	size_t bytes = injection->code_bytes + (together ? injection->data_bytes : 0);
+	const int64_t args[6] = {injection->code, injection->code_bytes + injection->data_bytes};
+
+	if (injection->code && !injection->lost && !injection->slots[0].on_its_way)
+		injection->closing = !begin_call(injection, SYS_munmap, args, NOTHING_TO_UNMAP);
+}
+
+/* Returns 0 when the mapping is gone and the leader has its own context. */
+static int remove_mapping(struct injection *injection)
+{
+	struct injection_slot *leader = &injection->slots[0];
 	int64_t result;
 	int error = 0;
 
-	if (injection->data && !together)
-		error = injection_remote_call(failure, injection, SYS_munmap,
-					      (const int64_t[6]){injection->data, injection->data_bytes}, &result);
-	return error ? error
-		     : injection_remote_call(failure, injection, SYS_munmap, (const int64_t[6]){injection->code, bytes},
-					     &result);
+	/* A failure in another process came before this one's mapping was taken. */
+	if (leader->on_its_way && !injection->closing)
+		error = finish_map(injection, PROT_READ | PROT_WRITE | PROT_EXEC);
+	if (!injection->closing)
+		injection_begin_close(injection);
+	if (injection->closing)
+		error = finish_call(injection, &result);
+	if (injection->lost || leader->on_its_way)
+		return error ? error : -ESRCH;
+	int restored = context_restore(leader->tid, &leader->context);
+	return error ? error : restored;
 }
 
 int injection_close(struct failure *failure, struct injection *injection)
 {
-	int64_t result;
 	int error = 0;
 
 	if (!injection)
 		return 0;
-	if (injection->remote_notify_fd > 0 && injection->socket_fd >= 0)
-		error = injection_remote_call(failure, injection, SYS_close,
-					      (const int64_t[6]){injection->remote_notify_fd}, &result);
-	if (injection->code && !error)
-		error = unmap(failure, injection);
-	if (injection->call_code_written) {
+	if (injection->park_code_written)
+		error = remove_mapping(injection);
+	if (error)
+		fail_at(failure, injection, error, "cannot take our memory out of it");
+	if (injection->park_code_written) {
 		int written =
-			write_memory(injection, injection->call_code, injection->call_code_original, CALL_CODE_BYTES);
+			write_memory(injection, injection->park_code, injection->park_code_original, PARK_CODE_BYTES);
 		if (written && !error)
 			error = fail_at(failure, injection, written, "cannot restore its vDSO");
 	}
 	close_fd_pointer(&injection->memory_fd);
-	close_fd_pointer(&injection->socket_fd);
 	free(injection->slots);
 	free(injection);
-	return error;
+	return error ? -failure->error : 0;
 }
 
-bool injection_is_remnant(pid_t pid, uint64_t address)
+uint64_t injection_remnant_bytes(pid_t pid, uint64_t address)
 {
-	uint8_t code[sizeof(interpreter_code)];
-	struct iovec local = {code, sizeof(code)}, remote = {(void *)address, sizeof(code)};
+	struct {
+		uint8_t code[sizeof(interpreter_code)];
+		uint64_t bytes;
+	} __attribute__((packed)) found;
+	struct iovec local = {&found, sizeof(found)}, remote = {(void *)address, sizeof(found)};
 
-	return process_vm_readv(pid, &local, 1, &remote, 1, 0) == sizeof(code) &&
-	       !memcmp(code, interpreter_code, sizeof(code));
+	if (process_vm_readv(pid, &local, 1, &remote, 1, 0) != sizeof(found) ||
+	    memcmp(found.code, interpreter_code, sizeof(found.code)) != 0)
+		return 0;
+	return found.bytes % PAGE_BYTES || found.bytes > LARGEST_REMNANT ? 0 : found.bytes;
 }

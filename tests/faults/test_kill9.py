@@ -6,9 +6,6 @@ import pytest
 import faults
 import hosts
 
-# At worst one inert page for each task stays until the next dump finds it.
-INERT_PAGES = 512  # the interpreter and its data of several kills, never touched
-
 
 @pytest.fixture
 def running(directory):
@@ -31,7 +28,7 @@ def after_the_kill(program, before, when):
                      explain=lambda: f"{when}: still traced")
     # The child that reads connections outlives criu for the moment that it needs to put them right.
     hosts.wait_until(lambda: set(host.pids()) <= set(before), explain=lambda: f"{when}: {host.pids()}")
-    faults.unharmed(program, before, when, INERT_PAGES, socket_may_stay=True)
+    faults.unharmed(program, before, when, remnants=True)
 
 
 def killed_dump(program, directory, *options):
@@ -47,7 +44,7 @@ def test_killed_at_each_stage(running, directory):
         after_the_kill(running, before, f"killed at stage {stage}")
         assert "criu" not in running.host.check(["nft", "list", "tables"]).output, f"lock left by stage {stage}"
     killed_dump(running, directory)
-    faults.unharmed(running, before, "after the next dump", INERT_PAGES, socket_may_stay=True)
+    faults.unharmed(running, before, "after the next dump")
 
 
 def test_killed_at_any_moment(running, directory):
@@ -63,7 +60,7 @@ def test_killed_at_any_moment(running, directory):
         running.host.run(["sh", "-c", script])
         after_the_kill(running, before, f"killed after {seconds * 1000:.1f} ms")
     assert killed_dump(running, directory).status == 0
-    faults.unharmed(running, before, "after the next dump", INERT_PAGES, socket_may_stay=True)
+    faults.unharmed(running, before, "after the next dump")
 
 
 def test_interrupted_dump(running, directory):

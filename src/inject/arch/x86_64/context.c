@@ -128,6 +128,17 @@ int context_call_result(pid_t tid, int64_t *ret_result)
 	return 0;
 }
 
+int context_instruction(pid_t tid, uint64_t *ret_address)
+{
+	struct user_regs_struct regs;
+	int error = get_registers(tid, &regs);
+
+	if (error < 0)
+		return error;
+	*ret_address = regs.rip;
+	return 0;
+}
+
 int context_is_compat(const struct thread_context *context)
 {
 	return context->regs.cs != USER_CODE_64;
@@ -227,4 +238,83 @@ size_t context_leave_code(const struct thread_context *context, uint64_t address
 	emit(&e, &rip, sizeof(rip));
 	memcpy(code + MASK_OFFSET, &context->blocked, sizeof(context->blocked));
 	return LEAVE_CODE_BYTES - 2;
+}
+
+/*
+ * The park code. Registers that system calls keep carry what it must know: rbx and r12 what to unmap, r13 the call's
+ * result, r14 whether it was made.
+ */
+static const uint8_t park_code[] = {
+	0x0f, 0x05,                      /* syscall */
+	0x49, 0x89, 0xc5,                /* mov %rax, %r13 */
+	0x48, 0x85, 0xdb,                /* test %rbx, %rbx */
+	0x48, 0x0f, 0x44, 0xd8,          /* cmovz %rax, %rbx */
+	0x41, 0xbe, 1,    0,    0, 0,    /* mov $1, %r14d */
+	0x48, 0x8d, 0x3d, 0,    0, 0, 0, /* lea no_signals(%rip), %rdi */
+	0x31, 0xf6,                      /* xor %esi, %esi */
+	0x48, 0x8d, 0x15, 0,    0, 0, 0, /* lea patience(%rip), %rdx */
+	0x41, 0xba, 8,    0,    0, 0,    /* mov $8, %r10d: bytes of a signal set */
+	0xb8, 0x80, 0,    0,    0,       /* mov $128, %eax: rt_sigtimedwait, which leaves restart blocks alone */
+	0x0f, 0x05,                      /* syscall */
+	0x48, 0x89, 0xdf,                /* mov %rbx, %rdi */
+	0x4c, 0x89, 0xe6,                /* mov %r12, %rsi */
+	0xb8, 0x0b, 0,    0,    0,       /* mov $11, %eax: munmap */
+	0x0f, 0x05,                      /* syscall; the leave code follows */
+};
+
+enum {
+	PARK_NO_SIGNALS = PARK_CODE_BYTES - 24, /* 8 bytes, then seconds and nanoseconds */
+	PARK_PATIENCE = PARK_CODE_BYTES - 16,
+	PARK_SET_OPERAND = 21, /* of the two lea */
+	PARK_TIME_OPERAND = 30,
+	PARK_WAIT_END = 47,
+	PARK_UNMAP_CALL = 58,
+};
+
+static void put_relative(uint8_t *code, size_t operand, size_t target)
+{
+	int32_t distance = target - (operand + sizeof(distance));
+
+	memcpy(code + operand, &distance, sizeof(distance));
+}
+
+size_t context_park_code(const struct thread_context *context, uint64_t address, uint64_t patience_ns, uint8_t *code)
+{
+	const uint64_t second_ns = 1000000000, patience[] = {patience_ns / second_ns, patience_ns % second_ns};
+
+	_Static_assert(sizeof(park_code) == PARK_UNMAP_CALL + 2, "the offsets above are of this code");
+	_Static_assert(sizeof(park_code) + LEAVE_CODE_BYTES <= PARK_NO_SIGNALS, "the page's end has room for it");
+	memset(code, 0, PARK_CODE_BYTES);
+	memcpy(code, park_code, sizeof(park_code));
+	put_relative(code, PARK_SET_OPERAND, PARK_NO_SIGNALS);
+	put_relative(code, PARK_TIME_OPERAND, PARK_PATIENCE);
+	memcpy(code + PARK_PATIENCE, patience, sizeof(patience));
+	context_leave_code(context, address + sizeof(park_code), code + sizeof(park_code));
+	return PARK_UNMAP_CALL;
+}
+
+int context_call_parked(pid_t tid, const struct thread_context *original, uint64_t code, long number,
+			const int64_t args[6], uint64_t unmap, uint64_t unmap_bytes)
+{
+	struct thread_context with_unmap = *original;
+
+	with_unmap.regs.rbx = unmap;
+	with_unmap.regs.r12 = unmap_bytes;
+	with_unmap.regs.r14 = 0;
+	return context_redirect_to_call(tid, &with_unmap, code, number, args);
+}
+
+int context_parked_result(pid_t tid, uint64_t code, int64_t *ret_result)
+{
+	struct user_regs_struct regs;
+	int error = get_registers(tid, &regs);
+
+	if (error < 0)
+		return error;
+	if (regs.rip < code || regs.rip > code + PARK_WAIT_END)
+		return -ETIME;
+	if (!regs.r14)
+		return 0;
+	*ret_result = regs.r13;
+	return 1;
 }
