@@ -68,13 +68,15 @@ int thread_wait_interrupted(pid_t tid, int *ret_signal)
 	}
 }
 
-int thread_run_to_syscall(pid_t tid)
+int thread_start_to_syscall(pid_t tid)
 {
-	for (int deliver = 0;;) {
-		int signal;
-		if (ptrace(PTRACE_SYSCALL, tid, 0, deliver) < 0)
-			return -errno;
-		int stop = thread_wait(tid, &signal);
+	return ptrace(PTRACE_SYSCALL, tid, 0, 0) < 0 ? -errno : 0;
+}
+
+int thread_wait_syscall(pid_t tid)
+{
+	for (;;) {
+		int signal, stop = thread_wait(tid, &signal);
 		if (stop < 0)
 			return stop;
 		if (stop == THREAD_STOP_GONE)
@@ -82,6 +84,14 @@ int thread_run_to_syscall(pid_t tid)
 		if (stop == THREAD_STOP_SYSCALL)
 			return 0;
 		/* Signals are blocked here; what still comes (a stop from outside) must not be lost. */
-		deliver = stop == THREAD_STOP_SIGNAL ? signal : 0;
+		if (ptrace(PTRACE_SYSCALL, tid, 0, stop == THREAD_STOP_SIGNAL ? signal : 0) < 0)
+			return -errno;
 	}
+}
+
+int thread_run_to_syscall(pid_t tid)
+{
+	int error = thread_start_to_syscall(tid);
+
+	return error ? error : thread_wait_syscall(tid);
 }

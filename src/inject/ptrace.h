@@ -25,6 +25,9 @@ int thread_wait(pid_t tid, int *ret_signal);
 int thread_wait_interrupted(pid_t tid, int *ret_signal);
 /* Runs the thread to its next system call stop. Returns 0 or -errno (-ESRCH: it ended). */
 int thread_run_to_syscall(pid_t tid);
+/* The same in two halves, for many threads at once. */
+int thread_start_to_syscall(pid_t tid);
+int thread_wait_syscall(pid_t tid);
 
 /*
  * Waits until @count seized threads, that were sent on with a stop signal pending for their processes, have entered

@@ -65,6 +65,7 @@ struct restore_task {
 	size_t fd_count;
 	struct restore_memory *memory;  /* restore/memory.h */
 	struct stage *stage;            /* restore/stage.h; NULL for a dead task */
+	int64_t *restart_results;       /* by thread, of interrupted calls entered again; NULL = none */
 	uint32_t first_notice;          /* id of the leader's notice, its threads follow */
 	struct restore_tree_node *node; /* how the process comes to be (restore/tree.h) */
 };
@@ -90,13 +91,14 @@ struct restore {
 	size_t offered_count, offered_capacity;
 	struct restore_task *fork_origin;          /* the task whose memory this process inherited */
 	const struct xstate_layout *xstate_layout; /* of this CPU (kinds/task/registers.c) */
-	struct page_chain *page_chain;             /* where pages lie (image/page_chain.h) */
-	uint64_t own_bounding, own_ambient;        /* capability sets of criu itself (kinds/task/creds.c) */
+	uint8_t *xstate_area;                      /* a thread's, as this kernel lays it out */
+	size_t xstate_bytes;
+	struct page_chain *page_chain;      /* where pages lie (image/page_chain.h) */
+	uint64_t own_bounding, own_ambient; /* capability sets of criu itself (kinds/task/creds.c) */
 	bool own_sets_known;
-	size_t seccomp_bytes;   /* room that the filters of the images need in a thread's last program */
-	int *notify_fd_in_task; /* by index of the task, for closing it last */
-	int notify_fd;          /* where the interpreter reports to; a number no task uses */
-	SeccompEntry *seccomp;  /* NULL = not read, no task needs it */
+	size_t seccomp_bytes;  /* room that the filters of the images need in a thread's last program */
+	int notify_fd;         /* where the interpreter reports to; a number no task uses */
+	SeccompEntry *seccomp; /* NULL = not read, no task needs it */
 	struct time_namespace_restore *time_namespace; /* that the root enters; NULL = it stays in that of criu */
 	RestoreStatsEntry stats;
 	struct restore_progress *progress; /* restore/progress.c */

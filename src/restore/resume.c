@@ -33,6 +33,8 @@
 #define PTRACE_O_SUSPEND_SECCOMP (1 << 21)
 #endif
 
+#define UNTIL_CLOSED SIZE_MAX
+
 enum { TASK_DEAD = 2, TASK_STOPPED = 3, CHECK_INTERVAL_MS = 20 };
 
 static bool is_live(const struct restore_task *task)
@@ -120,6 +122,7 @@ static int fail_step(struct restore *restore, const struct blob_notice *notice)
 			  step.args[3], notice->failed_step);
 }
 
+/* @expected: how many; UNTIL_CLOSED = until no process has the other end any more. */
 static int receive_notices(struct restore *restore, int notify_fd, size_t expected)
 {
 	struct blob_notice notices[64];
@@ -137,10 +140,13 @@ static int receive_notices(struct restore *restore, int notify_fd, size_t expect
 			continue;
 		}
 		ssize_t length = read(notify_fd, (char *)notices + partial, sizeof(notices) - partial);
+		if (!length && expected == UNTIL_CLOSED)
+			return 0;
 		if (length <= 0)
 			return fail(&restore->failure, ECHILD, "restore-died", NULL, NULL, "the tree has ended");
 		length += partial;
-		for (size_t i = 0; i < length / sizeof(notices[0]) && expected; i++, expected--)
+		for (size_t i = 0; i < length / sizeof(notices[0]) && expected;
+		     i++, expected -= expected != UNTIL_CLOSED)
 			if (notices[i].failed_step >= 0)
 				return fail_step(restore, &notices[i]);
 		partial = length % sizeof(notices[0]);
@@ -236,6 +242,17 @@ static int settle_states(struct restore *restore)
 
 /* ---- last programs ---- */
 
+/*
+ * The last that the last program of a process does is to close its end of the socket, and criu sees the end of the
+ * stream when all have: no process has to be stopped for it. All signals are blocked, so that the pause lasts.
+ */
+static void plan_close(struct restore *restore, const struct restore_task *task, struct program *program)
+{
+	PROGRAM_CALL(program, SYS_close, atomic_load(&restore->shared->notify_fd[task->index]));
+	program_describe(program, "close of the socket to criu");
+	PROGRAM_CALL(program, SYS_pause, 0);
+}
+
 static int compose_last(struct restore *restore, const struct restore_task *task, size_t index, struct program *program)
 {
 	for (const struct task_kind *const *kind = task_kinds; *kind; kind++) {
@@ -246,6 +263,8 @@ static int compose_last(struct restore *restore, const struct restore_task *task
 		if (error < 0)
 			return error;
 	}
+	if (!index)
+		plan_close(restore, task, program);
 	return 0;
 }
 
@@ -305,7 +324,7 @@ static int run_last_programs(struct restore *restore, int notify_fd, bool leader
 			started[count++] = task->entry->threads[t];
 		}
 	}
-	error = receive_notices(restore, notify_fd, count);
+	error = receive_notices(restore, notify_fd, leaders ? UNTIL_CLOSED : count);
 	return error ? error : stop_again(restore, started, count);
 }
 
@@ -329,64 +348,87 @@ static int set_from_outside(struct restore *restore)
 
 /* ---- leaving the stage ---- */
 
-/* One call by the leader, from the interpreter's own system call instruction. */
-static int call_in_task(struct restore *restore, const struct restore_task *task, long number, const int64_t args[6])
+static int fail_stage(struct restore *restore, const struct restore_task *task, int error)
 {
+	return fail_errno(&restore->failure, error, "restore-stage", restore_task_name(restore, task), NULL,
+			  "cannot take the interpreter out");
+}
+
+/* The leader unmaps the stage, from the interpreter's own system call instruction. */
+static int start_unmap(struct restore *restore, struct restore_task *task)
+{
+	const int64_t args[6] = {task->stage->address, task->stage->bytes};
 	struct thread_context context;
-	int64_t result = 0;
 	int error = context_save(task->pid, &context);
 
 	if (!error)
-		error = context_redirect_to_call(task->pid, &context, stage_call_instruction(task->stage), number,
+		error = context_redirect_to_call(task->pid, &context, stage_call_instruction(task->stage), SYS_munmap,
 						 args);
 	if (!error)
-		error = thread_run_to_syscall(task->pid);
+		error = thread_start_to_syscall(task->pid);
+	return error ? fail_stage(restore, task, error) : 0;
+}
+
+static int go_through_unmap(struct restore *restore, struct restore_task *task)
+{
+	int error = thread_wait_syscall(task->pid);
+
 	if (!error)
-		error = thread_run_to_syscall(task->pid);
+		error = thread_start_to_syscall(task->pid);
+	return error ? fail_stage(restore, task, error) : 0;
+}
+
+static int end_unmap(struct restore *restore, struct restore_task *task)
+{
+	int64_t result = 0;
+	int error = thread_wait_syscall(task->pid);
+
 	if (!error)
 		error = context_call_result(task->pid, &result);
 	if (!error && result < 0)
 		error = result;
-	return error ? fail_errno(&restore->failure, error, "restore-stage", restore_task_name(restore, task), NULL,
-				  "cannot take the interpreter out")
-		     : 0;
+	return error ? fail_stage(restore, task, error) : 0;
 }
 
-static int finish_task(struct restore *restore, const struct restore_task *task)
+static int arm_restarts(struct restore *restore, struct restore_task *task)
 {
 	const struct stage *stage = task->stage;
-	_cleanup_free_ int64_t *interrupted = xcalloc(task->thread_count, sizeof(*interrupted));
 	int error = 0;
 
-	for (size_t t = 0; t < task->thread_count && !error; t++)
-		if (restart_is_needed(task->thread_cores[t]))
-			error = restart_arm(restore, task->thread_cores[t], task->pid, task->entry->threads[t],
-					    stage_call_instruction(stage), stage->slots[t].data, &interrupted[t]);
-	if (!error)
-		error = call_in_task(restore, task, SYS_close,
-				     (const int64_t[6]){restore->notify_fd_in_task[task->index]});
-	if (!error)
-		error = call_in_task(restore, task, SYS_munmap, (const int64_t[6]){stage->address, stage->bytes});
-	for (size_t t = 0; t < task->thread_count && !error; t++)
-		error = registers_restore(restore, task->thread_cores[t], task->pid, task->entry->threads[t],
-					  restart_is_needed(task->thread_cores[t]) ? &interrupted[t] : NULL);
+	for (size_t t = 0; t < task->thread_count && !error; t++) {
+		if (!restart_is_needed(task->thread_cores[t]))
+			continue;
+		if (!task->restart_results)
+			task->restart_results =
+				arena_alloc(&restore->arena, task->thread_count * sizeof(*task->restart_results));
+		error = restart_arm(restore, task->thread_cores[t], task->pid, task->entry->threads[t],
+				    stage_call_instruction(stage), stage->slots[t].data, &task->restart_results[t]);
+	}
 	return error;
 }
 
-static int read_notify_numbers(struct restore *restore)
+static int set_registers(struct restore *restore, struct restore_task *task)
 {
-	restore->notify_fd_in_task = arena_alloc(&restore->arena, restore->task_count * sizeof(int));
-	for (size_t i = 0; i < restore->task_count; i++) {
-		struct restore_task *task = restore->tasks[i];
-		if (!is_live(task))
-			continue;
-		struct iovec local = {&restore->notify_fd_in_task[i], sizeof(int)};
-		struct iovec remote = {(void *)task->stage->notify, sizeof(int)};
-		if (process_vm_readv(task->pid, &local, 1, &remote, 1, 0) != sizeof(int))
-			return fail_errno(&restore->failure, errno, "restore-stage", restore_task_name(restore, task),
-					  NULL, "cannot read the stage");
-	}
-	return 0;
+	int error = 0;
+
+	for (size_t t = 0; t < task->thread_count && !error; t++)
+		error = registers_restore(restore, task->thread_cores[t], task->pid, task->entry->threads[t],
+					  restart_is_needed(task->thread_cores[t]) ? &task->restart_results[t] : NULL);
+	return error;
+}
+
+/* Each step for all processes before the next: while one works criu is already at another. */
+static int leave_stages(struct restore *restore)
+{
+	int (*const steps[])(struct restore *, struct restore_task *) = {arm_restarts, start_unmap, go_through_unmap,
+									 end_unmap, set_registers};
+	int error = 0;
+
+	for (size_t step = 0; step < ARRAY_SIZE(steps); step++)
+		for (size_t i = 0; i < restore->task_count && !error; i++)
+			if (is_live(restore->tasks[i]))
+				error = steps[step](restore, restore->tasks[i]);
+	return error;
 }
 
 int resume_finish(struct restore *restore, int notify_fd)
@@ -400,10 +442,7 @@ int resume_finish(struct restore *restore, int notify_fd)
 	if (!error)
 		error = set_from_outside(restore);
 	if (!error)
-		error = read_notify_numbers(restore);
-	for (size_t i = 0; i < restore->task_count && !error; i++)
-		if (is_live(restore->tasks[i]))
-			error = finish_task(restore, restore->tasks[i]);
+		error = leave_stages(restore);
 	for (const struct fd_kind *const *kind = fd_kinds; *kind && !error; kind++)
 		if ((*kind)->before_resume)
 			error = (*kind)->before_resume(restore);

@@ -24,12 +24,17 @@ static void futex_wake_all(_Atomic uint32_t *word)
 	syscall(SYS_futex, word, FUTEX_WAKE, INT32_MAX, NULL, NULL, 0);
 }
 
+static size_t round_up(size_t bytes)
+{
+	return (bytes + 63) / 64 * 64;
+}
+
 int shared_create(struct restore *restore)
 {
-	size_t born = restore->task_count * sizeof(_Atomic uint32_t);
+	size_t words = round_up(restore->task_count * sizeof(_Atomic uint32_t));
 	size_t slots = restore->file_count * sizeof(struct shared_slot);
-	size_t header = (sizeof(struct restore_shared) + 63) / 64 * 64;
-	size_t bytes = header + (born + 63) / 64 * 64 + SHARED_SLOT_KINDS * slots;
+	size_t header = round_up(sizeof(struct restore_shared));
+	size_t bytes = header + 2 * words + SHARED_SLOT_KINDS * slots;
 	char *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	uint32_t live = 0;
 
@@ -39,8 +44,9 @@ int shared_create(struct restore *restore)
 	shared->bytes = bytes;
 	shared->criu = getpid();
 	shared->born = (void *)(memory + header);
+	shared->notify_fd = (void *)(memory + header + words);
 	for (int kind = 0; kind < SHARED_SLOT_KINDS; kind++)
-		shared->slots[kind] = (void *)(memory + header + (born + 63) / 64 * 64 + kind * slots);
+		shared->slots[kind] = (void *)(memory + header + 2 * words + kind * slots);
 	for (size_t i = 0; i < restore->task_count; i++)
 		live += restore->tasks[i]->state != TASK_DEAD;
 	for (int barrier = 0; barrier < BARRIER_COUNT; barrier++)

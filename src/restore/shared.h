@@ -43,6 +43,7 @@ struct restore_shared {
 		uint32_t expected;
 	} barriers[BARRIER_COUNT];
 	_Atomic uint32_t *born;                       /* by index of the task: 1 = the process exists and is ours */
+	_Atomic int32_t *notify_fd;                   /* by index of the task: its number of the socket to criu */
 	struct shared_slot *slots[SHARED_SLOT_KINDS]; /* by restore_file.slot */
 };
 

@@ -9,6 +9,7 @@
 #include "inject/context.h"
 #include "interpreter_code.h"
 #include "restore/memory.h"
+#include "restore/shared.h"
 
 enum {
 	TASK_DEAD = 2,
@@ -95,6 +96,7 @@ int stage_map(struct restore *restore, const struct stage *stage)
 		return fail_errno(&restore->failure, errno, "restore-stage", NULL, NULL, "cannot map the stage");
 	memcpy((void *)stage->code, interpreter_code, sizeof(interpreter_code));
 	memcpy((void *)stage->notify, &restore->notify_fd, sizeof(restore->notify_fd));
+	atomic_store(&restore->shared->notify_fd[restore->self->index], restore->notify_fd);
 	if (mprotect((void *)stage->code, PAGE_BYTES, PROT_READ | PROT_EXEC) < 0)
 		return fail_errno(&restore->failure, errno, "restore-stage", NULL, NULL,
 				  "cannot make the stage executable");

@@ -359,6 +359,21 @@ static int restore_critical_section(struct restore *restore, const CoreEntry *co
 	return 0;
 }
 
+/*
+ * The area as this kernel lays it out gives size, header and masks. They are the same for all threads, and what a
+ * component holds is of no account until the header says that it is in use.
+ */
+static int read_empty_area(struct restore *restore, pid_t tid)
+{
+	if (restore->xstate_area)
+		return 0;
+	uint8_t *area = arena_alloc(&restore->arena, XSTATE_MAX_BYTES);
+	int error = read_xstate(tid, area, &restore->xstate_bytes);
+	if (!error)
+		restore->xstate_area = area;
+	return error;
+}
+
 int registers_restore(struct restore *restore, const CoreEntry *core, pid_t pid, pid_t tid,
 		      const int64_t *interrupted_result)
 {
@@ -367,11 +382,12 @@ int registers_restore(struct restore *restore, const CoreEntry *core, pid_t pid,
 	struct thread_context context;
 	size_t bytes;
 
-	/* The area as this kernel lays it out gives size, header and masks. */
-	int error = read_xstate(tid, area, &bytes);
+	int error = read_empty_area(restore, tid);
 	if (error < 0)
 		return fail_errno(&restore->failure, error, "restore-xstate", NULL, NULL,
 				  "cannot read the vector registers of thread %d", tid);
+	bytes = restore->xstate_bytes;
+	memcpy(area, restore->xstate_area, bytes);
 	if (entry->has_xstate && entry->xstate.len == bytes)
 		memcpy(area, entry->xstate.data, bytes);
 	else
