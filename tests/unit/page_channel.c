@@ -461,18 +461,15 @@ static void test_bandwidth(void **state)
 static void test_limited_channel(void **state)
 {
 	struct timespec start, end;
-	struct page_channel_statistics statistics;
 	struct rig rig;
 
-	open_rig(&rig, (struct page_channel_options){.compress = COMPRESS_NONE, .bytes_per_second = 40 << 20}, 2, 0);
+	open_rig(&rig, (struct page_channel_options){.compress = COMPRESS_NONE, .bytes_per_second = 16 << 20}, 2, 0);
 	memset(rig.pages, 1, SPACE_BYTES);
 	clock_gettime(CLOCK_MONOTONIC, &start);
 	send_all(&rig);
 	clock_gettime(CLOCK_MONOTONIC, &end);
-	page_channel_statistics(rig.channel, &statistics);
 	double took = (double)(end.tv_sec - start.tv_sec) + (double)(end.tv_nsec - start.tv_nsec) / 1e9;
-	assert_true(took > (SPACE_BYTES - (4 << 20)) / (40.0 * (1 << 20)) * 0.9);
-	assert_true(statistics.limited_ns > 0);
+	assert_true(took > (SPACE_BYTES - (4 << 20)) / (16.0 * (1 << 20)) * 0.9);
 	close_rig(&rig);
 }
 
