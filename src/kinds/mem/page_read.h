@@ -4,7 +4,7 @@
 
 #include "kinds/mem/memory.h"
 
-enum { PAGE_PIECE_BYTES = 256 * 1024 };
+enum { PAGE_PIECE_BYTES = 1024 * 1024 };
 
 /* Pages in a row that are read together; at most PAGE_PIECE_BYTES. */
 struct page_piece {
