@@ -44,12 +44,13 @@ void session_host_name(char *name, size_t size)
 
 void session_close(struct session *session)
 {
-	for (size_t i = 0; i < ARRAY_SIZE(session->data); i++)
-		stream_close(&session->data[i]);
-	session->data_count = 0;
+	/* The control connection first: its end makes the other side let go of the others. */
 	if (session->control)
 		protocol_destroy(&session->protocol);
 	stream_close(&session->control);
+	for (size_t i = 0; i < ARRAY_SIZE(session->data); i++)
+		stream_close(&session->data[i]);
+	session->data_count = 0;
 	if (session->door_is_open)
 		close(session->door_fd);
 	session->door_is_open = false;

@@ -16,6 +16,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -25,14 +26,22 @@
 #include "base/log.h"
 #include "migrate/stream.h"
 
-enum { MAX_WORDS = 64, END_WAIT_MS = 5000, DEATH_WAIT_MS = 2000, CANNOT_CONNECT = 255, NO_COMMAND = 127 };
+enum {
+	MAX_WORDS = 64,
+	LINE_BYTES = 1024,
+	END_WAIT_MS = 2000,
+	JOINED_END_WAIT_MS = 200,
+	DEATH_WAIT_MS = 2000,
+	CANNOT_CONNECT = 255,
+	NO_COMMAND = 127
+};
 
 struct ssh {
 	pid_t pid;
-	int pidfd, stderr_fd;
+	int pidfd, stderr_fd, stop_fd;
 	char host[256];
 	pthread_t thread;
-	bool has_thread, ended;
+	bool has_thread, ended, joined;
 	int status; /* of waitpid, once ended */
 	pthread_mutex_t lock;
 	char last_line[160];
@@ -55,19 +64,60 @@ static void show_line(struct ssh *ssh, char *line)
 	pthread_mutex_unlock(&ssh->lock);
 }
 
+/* Shows the lines of what has been read; what is left is the beginning of the next one. */
+static size_t show_lines(struct ssh *ssh, char *text, size_t length)
+{
+	char *end;
+
+	text[length] = 0;
+	while ((end = strpbrk(text, "\r\n")) || length >= LINE_BYTES - 1) {
+		size_t used = end ? (size_t)(end - text) + 1 : length;
+
+		if (end)
+			*end = 0;
+		show_line(ssh, text);
+		length -= used;
+		memmove(text, text + used, length + 1);
+	}
+	return length;
+}
+
+/* Until the pipe ends, or ssh has ended: others may hold the pipe (a shared connection). */
 static void *show_errors(void *argument)
 {
 	struct ssh *ssh = argument;
-	FILE *file = fdopen(ssh->stderr_fd, "re");
-	char line[1024];
+	char text[LINE_BYTES];
+	size_t length = 0;
 
-	while (file && fgets(line, sizeof(line), file)) {
-		line[strcspn(line, "\r\n")] = 0;
-		show_line(ssh, line);
+	for (;;) {
+		struct pollfd waits[2] = {{.fd = ssh->stderr_fd, .events = POLLIN},
+					  {.fd = ssh->stop_fd, .events = POLLIN}};
+
+		if (poll(waits, 2, -1) < 0 && errno != EINTR)
+			break;
+		if (!waits[0].revents && waits[1].revents)
+			break;
+		if (!waits[0].revents)
+			continue;
+		ssize_t count = read(ssh->stderr_fd, text + length, sizeof(text) - 1 - length);
+		if (count <= 0)
+			break;
+		length = show_lines(ssh, text, length + (size_t)count);
 	}
-	if (file)
-		fclose(file);
+	text[length] = 0;
+	show_line(ssh, text);
 	return NULL;
+}
+
+static void end_thread(struct ssh *ssh)
+{
+	const uint64_t one = 1;
+
+	if (!ssh->has_thread)
+		return;
+	write_full(ssh->stop_fd, &one, sizeof(one));
+	pthread_join(ssh->thread, NULL);
+	ssh->has_thread = false;
 }
 
 /* ---- the end ---- */
@@ -88,9 +138,7 @@ static const char *ssh_death(struct stream *stream)
 
 	if (!has_ended(ssh, DEATH_WAIT_MS))
 		return NULL;
-	if (ssh->has_thread)
-		pthread_join(ssh->thread, NULL);
-	ssh->has_thread = false;
+	end_thread(ssh);
 	int status = WIFEXITED(ssh->status) ? WEXITSTATUS(ssh->status) : 128 + WTERMSIG(ssh->status);
 	if (status == CANNOT_CONNECT)
 		snprintf(ssh->death, sizeof(ssh->death), "ssh has lost or cannot make the connection: %s",
@@ -108,12 +156,15 @@ static void ssh_free(struct stream *stream)
 {
 	struct ssh *ssh = stream->data;
 
-	if (!has_ended(ssh, END_WAIT_MS)) {
+	/* The last message may still be on its way through ssh; what carries pages has nothing left to say. */
+	if (!has_ended(ssh, ssh->joined ? JOINED_END_WAIT_MS : END_WAIT_MS)) {
 		kill(ssh->pid, SIGTERM);
 		waitpid(ssh->pid, &ssh->status, 0);
 	}
-	if (ssh->has_thread)
-		pthread_join(ssh->thread, NULL);
+	end_thread(ssh);
+	close(ssh->stderr_fd);
+	if (ssh->stop_fd >= 0)
+		close(ssh->stop_fd);
 	if (ssh->pidfd >= 0)
 		close(ssh->pidfd);
 	pthread_mutex_destroy(&ssh->lock);
@@ -242,6 +293,7 @@ static int start_child(struct ssh *ssh, char **words, int *ret_fd)
 		run_ssh(words, child_fd, child_errors);
 	ssh->pidfd = (int)syscall(SYS_pidfd_open, ssh->pid, 0);
 	ssh->stderr_fd = TAKE_FD(own_errors);
+	ssh->stop_fd = eventfd(0, EFD_CLOEXEC);
 	*ret_fd = TAKE_FD(own_fd);
 	return 0;
 }
@@ -254,8 +306,6 @@ static void start_thread(struct ssh *ssh)
 	pthread_sigmask(SIG_SETMASK, &all, &old);
 	ssh->has_thread = pthread_create(&ssh->thread, NULL, show_errors, ssh) == 0;
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
-	if (!ssh->has_thread)
-		close(ssh->stderr_fd);
 }
 
 int ssh_open(const struct endpoint *endpoint, const struct ssh_options *options, const char *join,
@@ -268,6 +318,7 @@ int ssh_open(const struct endpoint *endpoint, const struct ssh_options *options,
 
 	snprintf(peer, sizeof(peer), "%s", endpoint_text(endpoint, text, sizeof(text)));
 	snprintf(ssh->host, sizeof(ssh->host), "%s", endpoint->host);
+	ssh->joined = join;
 	pthread_mutex_init(&ssh->lock, NULL);
 	make_command(&words, endpoint, options, join);
 	int r = start_child(ssh, words.items, &fd);

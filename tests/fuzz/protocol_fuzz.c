@@ -168,7 +168,7 @@ static size_t make_message(const ProtobufCMessageDescriptor *descriptor, uint8_t
 			length = next_random(state) % 3 * 16;
 			out[used++] = (uint8_t)(field->id << 3 | 2);
 			out[used++] = (uint8_t)length;
-			memset(out + used, '/', length);
+			memset(out + used, next_random(state) & 1 ? '/' : 'a', length);
 			used += length;
 			break;
 		case PROTOBUF_C_TYPE_FIXED32:
@@ -180,7 +180,10 @@ static size_t make_message(const ProtobufCMessageDescriptor *descriptor, uint8_t
 			break;
 		default:
 			out[used++] = (uint8_t)(field->id << 3);
-			out[used++] = (uint8_t)(next_random(state) % 128);
+			/* Half of them small, half the size of a page. */
+			out[used++] = next_random(state) & 1 ? (uint8_t)(next_random(state) % 16) : 0x80;
+			if (out[used - 1] == 0x80)
+				out[used++] = 0x20;
 		}
 	}
 	return used;

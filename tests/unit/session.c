@@ -234,11 +234,10 @@ static void send_pages(struct session *session, const uint8_t *pages, struct fai
 	page_channel_free(&channel);
 }
 
-static void whole_session(const struct wire_options *wire, bool tls)
+static void whole_session_with(struct other_side *other, const struct wire_options *wire)
 {
 	static uint8_t pages[BYTES];
 	struct failure failure = {};
-	struct other_side other;
 	struct session session;
 	struct message message;
 	ImagesEnd end = IMAGES_END__INIT;
@@ -250,8 +249,7 @@ static void whole_session(const struct wire_options *wire, bool tls)
 
 	for (size_t i = 0; i < BYTES; i++)
 		pages[i] = (uint8_t)(i / 5000 % 3 ? i * 7 + i / 999 : 0);
-	start_other_side(&other, wire, tls);
-	assert_int_equal(session_connect(&session, &other.endpoint, wire, &failure), 0);
+	assert_int_equal(session_connect(&session, &other->endpoint, wire, &failure), 0);
 	assert_int_equal(session.data_count, 3);
 	/* Out of its state: nothing is sent. */
 	assert_int_equal(protocol_send(&session.protocol, MESSAGE_IMAGES_END, &end, &failure), -EPROTO);
@@ -268,12 +266,12 @@ static void whole_session(const struct wire_options *wire, bool tls)
 
 	/* Somebody without the secret gets nothing. */
 	uint8_t wrong[SESSION_SECRET_BYTES] = {1};
-	assert_true(session_reconnect(&session, &other.endpoint, wire, id, wrong, &failure) < 0);
+	assert_true(session_reconnect(&session, &other->endpoint, wire, id, wrong, &failure) < 0);
 	assert_string_equal(failure.code, "session-proof");
 	session_close(&session);
 	failure_clear(&failure);
 
-	assert_int_equal(session_reconnect(&session, &other.endpoint, wire, id, secret, &failure), 0);
+	assert_int_equal(session_reconnect(&session, &other->endpoint, wire, id, secret, &failure), 0);
 	assert_int_equal(session_ask_status(&session, MIGRATE_COMMITTED, &failure, &runs, &missing), 0);
 	assert_int_equal(session.protocol.state, MIGRATE_READY);
 	assert_false(runs);
@@ -283,6 +281,14 @@ static void whole_session(const struct wire_options *wire, bool tls)
 	message_free(&message);
 	assert_int_equal(protocol_send(&session.protocol, MESSAGE_RELEASED, &released, &failure), 0);
 	session_close(&session);
+}
+
+static void whole_session(const struct wire_options *wire, bool tls)
+{
+	struct other_side other;
+
+	start_other_side(&other, wire, tls);
+	whole_session_with(&other, wire);
 	assert_int_equal(other_status(&other), 7);
 }
 
@@ -413,6 +419,76 @@ static void test_certificates(void **state)
 	other_status(&other);
 }
 
+/* ---- ssh ---- */
+
+/* This program again, in the place of `criu receive` on the other side. */
+static int receive_by_ssh(int count, char **arguments)
+{
+	const struct wire_options wire = {.connections = 3, .cancel_fd = -1};
+	struct serve_context context = {&wire, -1};
+	const struct listener_options options = {
+		.stdio = true, .wire = &wire, .serve = serve, .context = &context, .stop_fd = -1};
+	struct failure failure = {};
+	char line[1024];
+	int status = 1;
+
+	alarm(60);
+	int r = count == 4 && !strcmp(arguments[2], "--join") ? listener_join(arguments[3], &failure)
+							      : listener_run(&options, &failure, &status);
+	if (r < 0)
+		fprintf(stderr, "%s\n", failure_line(&failure, line, sizeof(line)));
+	return r < 0 ? 1 : status;
+}
+
+/* What looks like ssh and runs the command here; like there, the command lives on when ssh is ended. */
+static char *make_ssh(const char *command)
+{
+	char *path = file_name("ssh");
+	_cleanup_free_ char *script =
+		xasprintf("#!/bin/sh\nwhile [ \"$1\" != -- ]; do shift; done\n[ \"$2\" = me@there ] || exit 9\n"
+			  "shift 2\n%s\n",
+			  command);
+
+	write_file(path, script, 0700);
+	return path;
+}
+
+static void test_ssh(void **state)
+{
+	char self[300];
+	ssize_t length = readlink("/proc/self/exe", self, sizeof(self) - 1);
+	_cleanup_free_ char *program = make_ssh("exec 3<&0\nsh -c \"$*\" <&3 3<&- &\nwait $!");
+	struct wire_options wire = {.connections = 3, .pid = 41, .cancel_fd = -1};
+	struct other_side other = {};
+	struct failure failure = {};
+	struct session session;
+
+	assert_true(length > 0);
+	self[length] = 0;
+	wire.ssh.program = program;
+	wire.ssh.remote_criu = self;
+	assert_int_equal(endpoint_parse("ssh://me@there:22", &other.endpoint, &failure), 0);
+	whole_session_with(&other, &wire);
+
+	wire.ssh.remote_criu = "/nowhere/criu";
+	assert_true(session_connect(&session, &other.endpoint, &wire, &failure) < 0);
+	assert_non_null(strstr(failure.cause, "--remote-criu"));
+	session_close(&session);
+
+	failure_clear(&failure);
+	_cleanup_free_ char *refusing = make_ssh("echo me@there: Permission denied >&2; exit 255");
+	wire.ssh.program = refusing;
+	assert_true(session_connect(&session, &other.endpoint, &wire, &failure) < 0);
+	assert_non_null(strstr(failure.cause, "Permission denied"));
+	session_close(&session);
+
+	failure_clear(&failure);
+	wire.ssh.program = "/nowhere/ssh";
+	assert_true(session_connect(&session, &other.endpoint, &wire, &failure) < 0);
+	assert_non_null(strstr(failure.cause, "/nowhere/ssh"));
+	session_close(&session);
+}
+
 /* ---- what is refused ---- */
 
 static void test_not_in_clear_text(void **state)
@@ -478,16 +554,15 @@ static int remove_directory(void **state)
 	return system(command);
 }
 
-int main(void)
+int main(int count, char **arguments)
 {
+	if (count > 2 && !strcmp(arguments[1], "receive"))
+		return receive_by_ssh(count, arguments);
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_endpoints),
-		cmocka_unit_test(test_plain),
-		cmocka_unit_test(test_shared_key),
-		cmocka_unit_test(test_certificates),
-		cmocka_unit_test(test_not_in_clear_text),
-		cmocka_unit_test(test_garbage),
-		cmocka_unit_test(test_cancel),
+		cmocka_unit_test(test_endpoints),  cmocka_unit_test(test_plain),
+		cmocka_unit_test(test_shared_key), cmocka_unit_test(test_certificates),
+		cmocka_unit_test(test_ssh),        cmocka_unit_test(test_not_in_clear_text),
+		cmocka_unit_test(test_garbage),    cmocka_unit_test(test_cancel),
 	};
 
 	return cmocka_run_group_tests(tests, make_directory, remove_directory);
