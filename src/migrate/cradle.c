@@ -22,7 +22,7 @@
 /* ---- the words between `criu receive` and the cradle ---- */
 
 enum cradle_word {
-	CRADLE_MAP = 1, /* count ranges follow, in one stream of bytes */
+	CRADLE_MAP = 1, /* count mappings follow, in one stream of bytes */
 	CRADLE_COUNT,
 	CRADLE_RESTORE,
 	CRADLE_RESUME,
@@ -37,6 +37,7 @@ struct cradle_order {
 struct cradle_answer {
 	struct failure failure; /* error 0 = done */
 	struct page_receiver_statistics statistics;
+	pid_t from;
 };
 
 /* ---- in the cradle ---- */
@@ -53,7 +54,7 @@ struct nursery {
 
 static void answer(const struct nursery *nursery, const struct failure *failure)
 {
-	struct cradle_answer message = {};
+	struct cradle_answer message = {.from = getpid()};
 
 	if (failure)
 		message.failure = *failure;
@@ -157,13 +158,27 @@ static const struct page_receiver_operations receiver_operations = {
 	.drop = zero,
 };
 
-static void map_ranges(struct nursery *nursery, uint32_t count)
+/*
+ * Pages that came before their mapping could be there lie in the store, and only the source knows that it need not send
+ * them again: such a mapping stays with the store.
+ */
+static int map_one(struct nursery *nursery, const struct cradle_mapping *mapping)
 {
-	_cleanup_free_ struct preload_range *ranges = xcalloc(count, sizeof(*ranges));
+	const struct preload_range *range = &mapping->range;
+
+	if (mapping->keep_only ||
+	    page_stores_has_data(nursery->stores, SPACE_PROCESS, nursery->options->root_pid, range->start, range->end))
+		return 0;
+	return preload_map(&nursery->preload, range->start, range->end, range->flags);
+}
+
+static void map_all(struct nursery *nursery, uint32_t count)
+{
+	_cleanup_free_ struct cradle_mapping *mappings = xcalloc(count + 1, sizeof(*mappings));
 	struct failure failure = {};
 	uint64_t covered = 0;
 
-	if (read_full(nursery->socket_fd, ranges, count * sizeof(*ranges)) < 0)
+	if (read_full(nursery->socket_fd, mappings, count * sizeof(*mappings)) < 0)
 		_exit(1);
 	/* Nothing is unmapped that a thread writes to, whatever the source sends. */
 	pthread_rwlock_wrlock(&nursery->preload_lock);
@@ -172,17 +187,17 @@ static void map_ranges(struct nursery *nursery, uint32_t count)
 		give_up(nursery, &failure);
 	}
 	for (uint32_t i = 0; i < count; i++) {
-		if (ranges[i].start > covered)
-			preload_unmap(&nursery->preload, covered, ranges[i].start);
-		int error = preload_map(&nursery->preload, ranges[i].start, ranges[i].end, ranges[i].flags);
+		const struct preload_range *range = &mappings[i].range;
+		if (range->start > covered)
+			preload_unmap(&nursery->preload, covered, range->start);
+		int error = map_one(nursery, &mappings[i]);
 		if (error < 0) {
 			fail_errno(&failure, error, "cradle-map", NULL,
 				   error == -ENOMEM ? "there is too little memory here" : NULL,
-				   "cannot map %lu bytes for the memory that will come",
-				   ranges[i].end - ranges[i].start);
+				   "cannot map %lu bytes for the memory that will come", range->end - range->start);
 			give_up(nursery, &failure);
 		}
-		covered = ranges[i].end;
+		covered = range->end;
 	}
 	preload_unmap(&nursery->preload, covered, UINT64_MAX);
 	pthread_rwlock_unlock(&nursery->preload_lock);
@@ -248,7 +263,7 @@ static void __attribute__((noreturn)) live(const struct cradle_options *options,
 			give_up(&nursery, &failure);
 		switch (order.word) {
 		case CRADLE_MAP:
-			map_ranges(&nursery, order.count);
+			map_all(&nursery, order.count);
 			break;
 		case CRADLE_COUNT:
 			answer(&nursery, NULL);
@@ -333,11 +348,11 @@ int cradle_start(struct failure *failure, const struct cradle_options *options, 
 	return 0;
 }
 
-int cradle_map(struct cradle *cradle, struct failure *failure, const struct preload_range *ranges, size_t count)
+int cradle_map(struct cradle *cradle, struct failure *failure, const struct cradle_mapping *mappings, size_t count)
 {
 	struct cradle_answer reply;
 
-	return ask(cradle, failure, CRADLE_MAP, ranges, count, count * sizeof(*ranges), &reply);
+	return ask(cradle, failure, CRADLE_MAP, mappings, count, count * sizeof(*mappings), &reply);
 }
 
 int cradle_count(struct cradle *cradle, struct failure *failure, struct page_receiver_statistics *ret_statistics)
@@ -362,8 +377,13 @@ int cradle_restore(struct cradle *cradle, struct failure *failure)
 int cradle_resume(struct cradle *cradle, struct failure *failure)
 {
 	struct cradle_answer reply;
+	int error = ask(cradle, failure, CRADLE_RESUME, NULL, 0, 0, &reply);
 
-	return ask(cradle, failure, CRADLE_RESUME, NULL, 0, 0, &reply);
+	/* Its criu has nothing left to do; nobody is to meet it in the tree's pid namespace. */
+	if (!error)
+		while (waitpid(reply.from, NULL, __WALL) < 0 && errno == EINTR)
+			;
+	return error;
 }
 
 int cradle_fd(const struct cradle *cradle)

@@ -36,11 +36,17 @@ struct cradle_options {
 /* Makes the process. Returns 0 or a failure; *ret_cradle is freed by cradle_end() or cradle_release(). */
 int cradle_start(struct failure *failure, const struct cradle_options *options, struct cradle **ret_cradle);
 
+/* A mapping of private anonymous memory in the root. */
+struct cradle_mapping {
+	struct preload_range range;
+	bool keep_only; /* what is mapped of it stays, no more is mapped: its pages go into the store */
+};
+
 /*
- * Tells what is mapped in the root: @ranges ascend. What was told before and is not there is unmapped. Returns 0 when
+ * Tells what is mapped in the root: @mappings ascend. What was told before and is not there is unmapped. Returns 0 when
  * the cradle has done it, or a failure.
  */
-int cradle_map(struct cradle *cradle, struct failure *failure, const struct preload_range *ranges, size_t count);
+int cradle_map(struct cradle *cradle, struct failure *failure, const struct cradle_mapping *mappings, size_t count);
 /* What has arrived so far. Returns 0 or a failure, which is that of the receiver if it has one. */
 int cradle_count(struct cradle *cradle, struct failure *failure, struct page_receiver_statistics *ret_statistics);
 /*

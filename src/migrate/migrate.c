@@ -147,6 +147,7 @@ static void describe_task(struct dump *dump, const struct dump_task *task, Migra
 		item->bytes = mapping->end - mapping->start;
 		item->flags = MAP_PRIVATE | MAP_ANONYMOUS | (mapping->flags & MAPPING_NO_RESERVE ? MAP_NORESERVE : 0);
 		item->protection = mapping->protection;
+		item->has_huge = item->huge = mapping->advice >> MADV_HUGEPAGE & 1;
 		ret_task->mappings[ret_task->n_mappings++] = item;
 	}
 }
@@ -350,7 +351,8 @@ static int estimate(struct migration *migration, uint64_t sent_before, uint64_t 
 	enum { FIXED_US = 15000 };
 	struct migrate_progress_report *report = &migration->report;
 	uint64_t sent_bytes = migration->sent.raw_bytes - sent_before, dirty_pages;
-	int error = 0; dirty_pages=0;
+	int error = 0;
+	dirty_pages = 0;
 
 	if (error < 0)
 		return error;

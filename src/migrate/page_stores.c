@@ -126,6 +126,21 @@ int page_stores_drop(struct page_stores *stores, uint32_t space_kind, uint32_t s
 	return 0;
 }
 
+bool page_stores_has_data(struct page_stores *stores, uint32_t space_kind, uint32_t space_id, uint64_t start,
+			  uint64_t end)
+{
+	bool found = false;
+
+	pthread_mutex_lock(&stores->lock);
+	for (size_t i = 0; i < stores->count; i++)
+		if (stores->items[i].space == space_kind && stores->items[i].id == space_id) {
+			off_t data = lseek(stores->items[i].fd, start, SEEK_DATA);
+			found = data >= 0 && (uint64_t)data < end;
+		}
+	pthread_mutex_unlock(&stores->lock);
+	return found;
+}
+
 const struct page_store *page_stores_list(const struct page_stores *stores, size_t *ret_count)
 {
 	*ret_count = stores->count;

@@ -5,6 +5,7 @@
  */
 #pragma once
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -25,5 +26,8 @@ int page_stores_write(struct page_stores *stores, uint32_t space_kind, uint32_t 
 /* Makes holes; @data is not used. Returns 0 or a failure. */
 int page_stores_drop(struct page_stores *stores, uint32_t space_kind, uint32_t space_id, uint64_t address,
 		     uint64_t bytes, const void *data, struct failure *failure);
+/* Whether pages with data lie in [@start, @end) of the space. */
+bool page_stores_has_data(struct page_stores *stores, uint32_t space_kind, uint32_t space_id, uint64_t start,
+			  uint64_t end);
 /* All stores; the array and its descriptors live as long as @stores. Nobody may write any more. */
 const struct page_store *page_stores_list(const struct page_stores *stores, size_t *ret_count);

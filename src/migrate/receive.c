@@ -135,14 +135,18 @@ static int take_tree(struct reception *reception, const MigrateTree *tree)
 	int error = reception->cradle ? 0 : start_cradle(reception);
 	if (error < 0)
 		return error;
-	_cleanup_free_ struct preload_range *ranges = xcalloc(root->n_mappings + 1, sizeof(*ranges));
+	_cleanup_free_ struct cradle_mapping *mappings = xcalloc(root->n_mappings + 1, sizeof(*mappings));
 	for (size_t i = 0; i < root->n_mappings; i++) {
 		const MigrateMapping *mapping = root->mappings[i];
 		if (is_preloadable(mapping))
-			ranges[count++] =
-				(struct preload_range){mapping->start, mapping->start + mapping->bytes, mapping->flags};
+			mappings[count++] = (struct cradle_mapping){
+				.range = {mapping->start, mapping->start + mapping->bytes,
+					  mapping->flags | (mapping->huge ? PRELOAD_HUGE : 0)},
+				/* What cannot be written to is not charged, however large it is. */
+				.keep_only = !(mapping->protection & PROT_WRITE),
+			};
 	}
-	error = cradle_map(reception->cradle, &reception->failure, ranges, count);
+	error = cradle_map(reception->cradle, &reception->failure, mappings, count);
 	/* Pages may come. */
 	MigrateProgress progress = MIGRATE_PROGRESS__INIT;
 	return error ? error

@@ -40,10 +40,12 @@ static void insert_range(struct preload *preload, size_t index, struct preload_r
 static int map_gap(struct preload *preload, size_t index, struct preload_range gap)
 {
 	void *address = mmap((void *)gap.start, gap.end - gap.start, PROT_READ | PROT_WRITE,
-			     gap.flags | MAP_FIXED_NOREPLACE, -1, 0);
+			     (gap.flags & ~PRELOAD_HUGE) | MAP_FIXED_NOREPLACE, -1, 0);
 
 	if (address == MAP_FAILED)
 		return errno == EEXIST ? 0 : -errno; /* criu's own memory: received into a store */
+	if (gap.flags & PRELOAD_HUGE)
+		madvise(address, gap.end - gap.start, MADV_HUGEPAGE);
 	insert_range(preload, index, gap);
 	return 1;
 }
@@ -130,12 +132,17 @@ static bool is_adoptable(const VmaEntry *vma)
 	       (vma->status & VMA_STATUS_ANON_PRIVATE) && !(vma->status & (VMA_STATUS_VDSO | VMA_STATUS_VVAR));
 }
 
+static uint32_t preload_flags(const VmaEntry *vma)
+{
+	return memory_birth_flags(vma) | (vma->madv >> MADV_HUGEPAGE & 1 ? PRELOAD_HUGE : 0);
+}
+
 /* What was not received is mapped too, unless criu lies there. */
 static bool fills_gaps(struct preload *preload, const VmaEntry *vma)
 {
 	uint64_t bytes = vma->end - vma->start;
 
-	preload_map(preload, vma->start, vma->end, memory_birth_flags(vma));
+	preload_map(preload, vma->start, vma->end, preload_flags(vma));
 	return preload_find(preload, vma->start, bytes) == bytes;
 }
 
@@ -157,7 +164,7 @@ int preload_adopt(struct restore *restore)
 		const VmaEntry *vma = task->mm->vmas[i];
 		size_t index = first_range(preload, vma->start);
 		bool overlaps = index < preload->count && preload->ranges[index].start < vma->end;
-		if (!overlaps || !is_adoptable(vma) || !has_flags(preload, vma, memory_birth_flags(vma)) ||
+		if (!overlaps || !is_adoptable(vma) || !has_flags(preload, vma, preload_flags(vma)) ||
 		    !fills_gaps(preload, vma))
 			continue;
 		task->memory->inherited[i] = true;
@@ -181,4 +188,18 @@ void preload_drop_rest(struct restore *restore)
 		covered = vma->end;
 	}
 	preload_unmap(preload, covered, UINT64_MAX);
+}
+
+void preload_populate_huge(struct restore *restore, size_t vma_index)
+{
+	const struct restore_memory *memory = restore->self->memory;
+	const VmaEntry *vma = restore->self->mm->vmas[vma_index];
+	size_t index = page_places_find(memory->places, vma->start);
+	struct page_place part;
+
+	if (!memory->places->has_huge)
+		return;
+	while (page_places_part(memory->places, &index, vma->start, vma->end, &part))
+		if (part.huge)
+			madvise((void *)part.address, part.pages * PAGE_BYTES, MADV_POPULATE_WRITE);
 }

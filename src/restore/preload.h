@@ -16,10 +16,13 @@
 
 #include "model/restore.h"
 
+/* Huge pages were asked for (MADV_HUGEPAGE), beside the MAP_* flags. */
+#define PRELOAD_HUGE (1u << 31)
+
 /* One mapping that waits to be taken over; content is received at its final address. */
 struct preload_range {
 	uint64_t start, end;
-	uint32_t flags; /* MAP_* that a mapping is born with */
+	uint32_t flags; /* MAP_* that a mapping is born with, and PRELOAD_HUGE */
 };
 
 struct preload {
@@ -51,5 +54,7 @@ int preload_inherit(struct restore *restore, bool inherit);
  * from where they are. Returns 0.
  */
 int preload_adopt(struct restore *restore);
+/* Huge pages that hold zeros were not received: they are made again. What is there already costs nothing. */
+void preload_populate_huge(struct restore *restore, size_t vma_index);
 /* In the root, when all pages are loaded: unmaps what no mapping has taken over. */
 void preload_drop_rest(struct restore *restore);

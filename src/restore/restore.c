@@ -60,10 +60,15 @@ static void move_pids_on(const struct restore *restore)
 	uint32_t highest = 0;
 	char text[16];
 
-	for (size_t i = 0; i < restore->task_count; i++)
-		for (size_t t = 0; t < restore->tasks[i]->entry->n_threads; t++)
-			if (restore->tasks[i]->entry->threads[t] > highest)
-				highest = restore->tasks[i]->entry->threads[t];
+	for (size_t i = 0; i < restore->task_count; i++) {
+		const PstreeEntry *entry = restore->tasks[i]->entry;
+		/* A dead task has no threads. */
+		const uint32_t ids[] = {entry->pid, entry->pgid, entry->sid};
+		for (size_t t = 0; t < ARRAY_SIZE(ids); t++)
+			highest = ids[t] > highest ? ids[t] : highest;
+		for (size_t t = 0; t < entry->n_threads; t++)
+			highest = entry->threads[t] > highest ? entry->threads[t] : highest;
+	}
 	snprintf(text, sizeof(text), "%u", highest);
 	write_text_at(AT_FDCWD, "/proc/sys/kernel/ns_last_pid", text);
 }
