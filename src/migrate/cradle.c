@@ -143,8 +143,21 @@ static int done(void *context, uint32_t space_kind, uint32_t space_id, uint64_t 
 	return error;
 }
 
-/* A page of zeros and no page read the same; which it was, the last pagemap says. */
+static int clear_in_place(uint64_t address, uint64_t bytes, const void *data)
+{
+	memset((void *)address, 0, bytes);
+	return 0;
+}
+
+/* They exist in the source, so they exist here; a hole in a huge page would split it. */
 static int zero(void *context, uint32_t space_kind, uint32_t space_id, uint64_t address, uint64_t pages,
+		struct failure *failure)
+{
+	return for_parts(context, space_kind, space_id, address, pages * FRAME_PAGE_BYTES, clear_in_place,
+			 page_stores_drop, NULL, failure);
+}
+
+static int drop(void *context, uint32_t space_kind, uint32_t space_id, uint64_t address, uint64_t pages,
 		struct failure *failure)
 {
 	return for_parts(context, space_kind, space_id, address, pages * FRAME_PAGE_BYTES, drop_in_place,
@@ -155,7 +168,7 @@ static const struct page_receiver_operations receiver_operations = {
 	.place = place,
 	.done = done,
 	.zero = zero,
-	.drop = zero,
+	.drop = drop,
 };
 
 /*

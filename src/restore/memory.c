@@ -216,7 +216,6 @@ int memory_restore_private(struct restore *restore)
 		bool loads = has_pages(memory, vma);
 		if (memory->inherited[i]) {
 			error = pages_load(restore, i, memory->preloaded);
-			preload_populate_huge(restore, i);
 			continue;
 		}
 		memory->inherited[i] = origin[i] >= 0;

@@ -189,17 +189,3 @@ void preload_drop_rest(struct restore *restore)
 	}
 	preload_unmap(preload, covered, UINT64_MAX);
 }
-
-void preload_populate_huge(struct restore *restore, size_t vma_index)
-{
-	const struct restore_memory *memory = restore->self->memory;
-	const VmaEntry *vma = restore->self->mm->vmas[vma_index];
-	size_t index = page_places_find(memory->places, vma->start);
-	struct page_place part;
-
-	if (!memory->places->has_huge)
-		return;
-	while (page_places_part(memory->places, &index, vma->start, vma->end, &part))
-		if (part.huge)
-			madvise((void *)part.address, part.pages * PAGE_BYTES, MADV_POPULATE_WRITE);
-}

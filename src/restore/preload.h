@@ -54,7 +54,5 @@ int preload_inherit(struct restore *restore, bool inherit);
  * from where they are. Returns 0.
  */
 int preload_adopt(struct restore *restore);
-/* Huge pages that hold zeros were not received: they are made again. What is there already costs nothing. */
-void preload_populate_huge(struct restore *restore, size_t vma_index);
 /* In the root, when all pages are loaded: unmaps what no mapping has taken over. */
 void preload_drop_rest(struct restore *restore);
