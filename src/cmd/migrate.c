@@ -14,6 +14,7 @@
 #include "kernel/proc.h"
 #include "migrate/address.h"
 #include "migrate/journal.h"
+#include "migrate/preflight.h"
 
 enum { DEFAULT_TIMEOUT_SECONDS = 300 };
 
@@ -39,29 +40,21 @@ static void show_progress(void *context, const struct migrate_progress_report *r
 	progress_show(&command->progress, &progress);
 }
 
-static void show_note(void *context, const char *text)
+static void show_check(void *context, const struct preflight_check *check)
 {
-	struct command *command = context;
-
-	progress_end(&command->progress);
-	if (command->options->json)
-		report_event("note", "{s:o}", "text", report_text(text));
-	else
-		fprintf(stderr, "criu: %s\n", text);
-}
-
-static void show_check(void *context, const char *name, bool passes, const struct failure *failure)
-{
+	static const char *const verdicts[PREFLIGHT_VERDICT_COUNT] = {"passed", "skipped", "failed"};
 	struct command *command = context;
 	char line[1024];
 
+	failure_line(&check->failure, line, sizeof(line));
+	progress_end(&command->progress);
 	if (command->options->json)
-		report_event("check", "{s:s, s:b, s:o}", "name", name, "passes", passes, "text",
-			     report_text(passes ? "" : failure_line(failure, line, sizeof(line))));
-	else if (!passes)
-		fprintf(stderr, "criu: %s (check %s)\n", failure_line(failure, line, sizeof(line)), name);
-	else if (command->options->dry_run)
-		printf("%-20s good\n", name);
+		report_event("check", "{s:s, s:s, s:o}", "name", check->name, "verdict", verdicts[check->verdict],
+			     "text", report_text(line));
+	else if (check->verdict == PREFLIGHT_FAILED)
+		fprintf(stderr, "criu: %s: %s\n", check->name, line);
+	else if (check->verdict == PREFLIGHT_SKIPPED || command->options->dry_run)
+		printf("%-10s %-8s %s\n", check->name, verdicts[check->verdict], line);
 }
 
 static void show_summary(const struct command *command, const struct migrate_summary *summary)
@@ -219,7 +212,6 @@ static int migrate(struct command *command)
 		.die_at = options->die_at,
 		.progress = show_progress,
 		.check = show_check,
-		.note = show_note,
 		.context = command,
 	};
 	struct proc_stat stat = {};

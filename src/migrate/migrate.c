@@ -22,6 +22,7 @@
 #include "migrate/journal.h"
 #include "migrate/memory_directory.h"
 #include "migrate/page_channel.h"
+#include "migrate/preflight.h"
 #include "migrate/stream.h"
 #include "migrate/throttle.h"
 #include "model/dump.h"
@@ -38,6 +39,7 @@ struct migration {
 	const struct migrate_options *options;
 	struct failure failure;
 	struct session session;
+	struct preflight *preflight;
 	struct page_channel *channel;
 	struct channel_sink sink;
 	struct memory_tracker *tracker;
@@ -96,27 +98,60 @@ static int write_journal(struct migration *migration, enum journal_state state)
 
 /* ---- before ---- */
 
+/* What a dump of the tree may do, for the rounds and for a look in advance. */
+static struct dump_options dump_options_of(struct migration *migration)
+{
+	const struct migrate_options *options = migration->options;
+
+	return (struct dump_options){
+		.pid = options->pid,
+		.images_dirfd = -1,
+		.work_dirfd = -1,
+		.shell_job = options->shell_job,
+		.tcp_established = true,
+		.link_remap = true,
+		.ghost_limit_bytes = options->ghost_limit_bytes,
+		.timeout_seconds = options->freeze_timeout_seconds,
+		.context = migration,
+	};
+}
+
+static void show_check(void *context, const struct preflight_check *check)
+{
+	const struct migration *migration = context;
+
+	if (migration->options->check)
+		migration->options->check(migration->options->context, check);
+}
+
 static int run_preflight(struct migration *migration)
 {
 	const struct migrate_options *options = migration->options;
-	PreflightRequest request = PREFLIGHT_REQUEST__INIT;
-	MigrateCpu cpu = MIGRATE_CPU__INIT;
-	_cleanup_message_ struct message message = {};
-	char texts[16][ADDRESS_TEXT_BYTES];
-	char *addresses[16];
+	const struct dump_options dump = dump_options_of(migration);
+	_cleanup_free_ char *texts = xcalloc(options->address_count + 1, ADDRESS_TEXT_BYTES);
+	_cleanup_free_ const char **addresses = xcalloc(options->address_count + 1, sizeof(*addresses));
+	const struct preflight_options preflight = {
+		.dump = &dump,
+		.skip = options->skip_checks,
+		.skip_count = options->skip_check_count,
+		.send_files = options->send_files,
+		.moved_addresses = addresses,
+		.moved_address_count = options->address_count,
+		.check = show_check,
+		.context = migration,
+	};
+	size_t failed = 0;
 
 	reach(migration, "preflight");
-	request.kernel_release = "";
-	cpu.vendor = "";
-	request.cpu = &cpu;
-	request.moved_addresses = addresses;
-	for (size_t i = 0; i < options->address_count && i < 16; i++)
-		addresses[request.n_moved_addresses++] = address_text(&options->addresses[i], texts[i]);
-	int error =
-		protocol_send(&migration->session.protocol, MESSAGE_PREFLIGHT_REQUEST, &request, &migration->failure);
-	return error ? error
-		     : protocol_expect(&migration->session.protocol, MESSAGE_PREFLIGHT_ANSWER, &migration->failure,
-				       &message);
+	for (size_t i = 0; i < options->address_count; i++)
+		addresses[i] = address_text(&options->addresses[i], texts + i * ADDRESS_TEXT_BYTES);
+	int error = preflight_run(&migration->session.protocol, &preflight, &migration->failure, &failed,
+				  &migration->preflight);
+	if (!error && failed)
+		error = fail(&migration->failure, EREMOTE, "preflight-failed", NULL,
+			     "the lines above say what helps; --skip-check NAME passes over one",
+			     "nothing was moved: %zu thing%s would fail", failed, failed == 1 ? "" : "s");
+	return error;
 }
 
 /* ---- rounds ---- */
@@ -287,6 +322,9 @@ static int hand_over(struct migration *migration)
 
 	reach(migration, "last-images");
 	if (!error)
+		error = preflight_send_changed_files(migration->preflight, &migration->session.protocol,
+						     &migration->failure);
+	if (!error)
 		error = send_images(migration);
 	reach(migration, "waiting");
 	if (!error)
@@ -307,19 +345,7 @@ static const struct dump_steps dump_steps = {.scanned = on_scanned, .written = o
 /* One dump, whose pages go to the other side and whose small images stay in memory. */
 static int run_round(struct migration *migration, bool last)
 {
-	const struct migrate_options *options = migration->options;
-	struct dump_options dump = {
-		.pid = options->pid,
-		.end_state = last ? DUMP_END_STOPPED : DUMP_END_RUNNING,
-		.shell_job = options->shell_job,
-		.tcp_established = true,
-		.link_remap = true,
-		.ghost_limit_bytes = options->ghost_limit_bytes,
-		.timeout_seconds = options->freeze_timeout_seconds,
-		.page_sink = &migration->sink.sink,
-		.steps = &dump_steps,
-		.context = migration,
-	};
+	struct dump_options dump = dump_options_of(migration);
 	DumpStatsEntry stats;
 	size_t blockers;
 	uint64_t begin = now_us();
@@ -330,6 +356,9 @@ static int run_round(struct migration *migration, bool last)
 	if (error < 0)
 		return error;
 	dump.images_dirfd = dump.work_dirfd = migration->images_dirfd;
+	dump.end_state = last ? DUMP_END_STOPPED : DUMP_END_RUNNING;
+	dump.page_sink = &migration->sink.sink;
+	dump.steps = &dump_steps;
 	migration->last = last;
 	migration->report.round = ++migration->round;
 	error = dump_run(&dump, &migration->failure, &stats, &blockers);
@@ -673,6 +702,7 @@ static void finish(struct migration *migration, int error)
 		journal_remove(&migration->journal);
 	throttle_free(migration->throttle);
 	page_channel_free(&migration->channel);
+	preflight_free(&migration->preflight);
 	session_close(&migration->session);
 	close_fd_pointer(&migration->images_dirfd);
 }

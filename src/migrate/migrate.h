@@ -15,6 +15,7 @@
 #include "model/options.h"
 
 struct moving_address;
+struct preflight_check;
 
 enum migrate_at_timeout {
 	MIGRATE_CANCEL,        /* give up; the tree runs on here */
@@ -59,14 +60,11 @@ struct migrate_options {
 	size_t skip_check_count;
 	bool send_files;
 	bool shell_job;
-	bool leave_running; /* dry run: ends after preflight (wire.dry_run) */
 	uint64_t ghost_limit_bytes;
 	unsigned freeze_timeout_seconds;
 	const char *die_at; /* tests: the state at which the process kills itself; NULL = never */
 	void (*progress)(void *context, const struct migrate_progress_report *report); /* may be NULL */
-	void (*check)(void *context, const char *name, bool passes,
-		      const struct failure *failure); /* of the preflight */
-	void (*note)(void *context, const char *text);
+	void (*check)(void *context, const struct preflight_check *check);             /* of the preflight */
 	void *context;
 };
 

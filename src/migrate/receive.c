@@ -18,6 +18,7 @@
 #include "migrate/cradle.h"
 #include "migrate/journal.h"
 #include "migrate/memory_directory.h"
+#include "migrate/preflight.h"
 #include "migrate/stream.h"
 
 enum {
@@ -42,6 +43,7 @@ struct reception {
 	char image_name[IMAGE_NAME_BYTES];
 	struct restore_options restore;
 	struct cradle_options cradle_options;
+	struct preflight_server *preflight;
 	struct cradle *cradle;
 	struct page_receiver_statistics counted; /* at the end of the round before */
 	pid_t root_pid;
@@ -302,16 +304,18 @@ static int resume(struct reception *reception)
 
 static int answer_preflight(struct reception *reception, const PreflightRequest *request)
 {
-	PreflightAnswer answer = PREFLIGHT_ANSWER__INIT;
-
 	reception->address_count = 0;
-	for (size_t i = 0; i < request->n_moved_addresses && i < MAX_ADDRESSES; i++) {
+	for (size_t i = 0; i < request->n_moved_addresses; i++) {
+		if (reception->address_count == MAX_ADDRESSES)
+			return fail(&reception->failure, E2BIG, "address", NULL, NULL,
+				    "more than %d addresses are to move", MAX_ADDRESSES);
 		int error = address_parse(&reception->failure, request->moved_addresses[i],
 					  &reception->addresses[reception->address_count++]);
 		if (error < 0)
 			return error;
 	}
-	return protocol_send(&reception->session.protocol, MESSAGE_PREFLIGHT_ANSWER, &answer, &reception->failure);
+	return preflight_server_answer(reception->preflight, &reception->session.protocol, request,
+				       &reception->failure);
 }
 
 /* One message of the source. Returns 0 or a failure. */
@@ -321,6 +325,9 @@ static int handle(struct reception *reception, const struct message *message)
 	case MESSAGE_PREFLIGHT_REQUEST:
 		reach(reception, "preflight");
 		return answer_preflight(reception, (const PreflightRequest *)message->body);
+	case MESSAGE_FILE_DATA:
+		return preflight_server_take_file(reception->preflight, (const FileData *)message->body,
+						  &reception->failure);
 	case MESSAGE_TREE:
 		reach(reception, "rounds");
 		return take_tree(reception, (const MigrateTree *)message->body);
@@ -466,6 +473,7 @@ static void end(struct reception *reception)
 	}
 	if (reception->journal_written)
 		journal_remove(&reception->journal);
+	preflight_server_free(&reception->preflight);
 	close_fd_pointer(&reception->image_fd);
 	close_fd_pointer(&reception->images_dirfd);
 	session_close(&reception->session);
@@ -481,6 +489,9 @@ int receive_session(const struct receive_options *options, struct session_entry 
 	if (!error && options->report && options->report->began)
 		options->report->began(options->report->context, reception.session.peer_pid,
 				       reception.session.peer_comm, reception.session.peer_host);
+	const pid_t own_pids[] = {getpid(), getppid()};
+	const struct preflight_server_options preflight = {.own_pids = own_pids, .own_pid_count = 2};
+	reception.preflight = preflight_server_new(&preflight);
 	if (!error)
 		error = serve(&reception);
 	end(&reception);
