@@ -5,7 +5,7 @@
  * Entry: inspected. Each descriptor is taken with pidfd_getfd, looked at, and given to the first kind that knows it,
  * once per open file description. Whether two descriptors are the same description is asked with kcmp, which also
  * orders them: candidates (same device, inode, flags and position) lie in sorted buckets, so that ten thousand
- * descriptors of one inode cost n log n calls. Descriptors of ours are closed at once: their number is limited.
+ * descriptors of one inode cost n log n calls. Descriptors of ours are closed soon: their number is limited.
  */
 #include <fcntl.h>
 #include <linux/kcmp.h>
@@ -14,6 +14,7 @@
 #include <uthash.h>
 
 #include "base/fd.h"
+#include "dump/look_ahead.h"
 #include "dump/stages.h"
 #include "kinds/fd/fd_kind.h"
 
@@ -129,40 +130,6 @@ static dev_t pipe_device(struct dump *dump)
 	return dump->pipe_device;
 }
 
-/* What the kernel would say of a socket or pipe follows from its inode; asking costs more than all the rest. */
-static bool known_link(struct dump *dump, const struct stat *stat, char *link, size_t size)
-{
-	bool is_socket = S_ISSOCK(stat->st_mode);
-
-	if (!is_socket && !(S_ISFIFO(stat->st_mode) && stat->st_dev == pipe_device(dump)))
-		return false;
-	snprintf(link, size, "%s:[%lu]", is_socket ? "socket" : "pipe", stat->st_ino);
-	return true;
-}
-
-static int look_at(struct dump *dump, struct target_fd *target, char *link, size_t link_size)
-{
-	char path[48];
-
-	target->flags = fcntl(target->fd, F_GETFL);
-	if (target->flags < 0 || fstat(target->fd, &target->stat) < 0)
-		return fail_errno(&dump->failure, errno, "fd-stat", NULL, NULL, "cannot look at the descriptor");
-	off_t position = S_ISREG(target->stat.st_mode) || S_ISDIR(target->stat.st_mode) ||
-					 S_ISBLK(target->stat.st_mode) || S_ISCHR(target->stat.st_mode)
-				 ? lseek(target->fd, 0, SEEK_CUR)
-				 : 0;
-	target->position = position < 0 ? 0 : position;
-	target->link = link;
-	if (known_link(dump, &target->stat, link, link_size))
-		return 0;
-	snprintf(path, sizeof(path), "/proc/self/fd/%d", target->fd);
-	ssize_t length = readlink(path, link, link_size - 1);
-	if (length < 0)
-		return fail_errno(&dump->failure, errno, "fd-link", NULL, NULL, "cannot read the descriptor's link");
-	link[length] = '\0';
-	return 0;
-}
-
 static int dump_with_kind(struct dump *dump, struct target_fd *target)
 {
 	struct dump_file *file = target->file;
@@ -179,18 +146,25 @@ static int dump_with_kind(struct dump *dump, struct target_fd *target)
 		    target->link);
 }
 
-int dump_file_identify(struct dump *dump, struct dump_task *task, int number, int fd, struct dump_file **ret_file)
+static int identify(struct dump *dump, struct dump_task *task, int number, const struct look *look,
+		    struct dump_file **ret_file)
 {
-	struct target_fd target = {.task = task, .number = number, .fd = fd};
-	char link[4096];
+	struct target_fd target = {
+		.task = task,
+		.number = number,
+		.fd = look->fd,
+		.stat = look->stat,
+		.flags = look->flags,
+		.position = look->position,
+		.link = look->link,
+	};
 	size_t place;
-	int error = look_at(dump, &target, link, sizeof(link));
 
-	if (error < 0)
-		return error;
+	if (look->error)
+		return fail_errno(&dump->failure, look->error, look->code, NULL, NULL, "%s", look->cause);
 	struct bucket *bucket = find_bucket(dump, &target);
-	error = search_bucket(dump, bucket, number >= 0 ? task->pid : getpid(), number >= 0 ? number : fd, &place,
-			      ret_file);
+	int error = search_bucket(dump, bucket, number >= 0 ? task->pid : getpid(), number >= 0 ? number : look->fd,
+				  &place, ret_file);
 	if (error < 0 || *ret_file)
 		return error;
 	struct dump_file *file = dump_file_add(dump, NULL);
@@ -201,7 +175,7 @@ int dump_file_identify(struct dump *dump, struct dump_task *task, int number, in
 	file->position = target.position;
 	/* In no table: the copy that kcmp and later readers need is ours. */
 	if (number < 0) {
-		file->kept_fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+		file->kept_fd = fcntl(look->fd, F_DUPFD_CLOEXEC, 0);
 		if (file->kept_fd < 0)
 			return fail_errno(&dump->failure, errno, "fd-get", NULL, NULL, "cannot keep a descriptor");
 	}
@@ -214,21 +188,31 @@ int dump_file_identify(struct dump *dump, struct dump_task *task, int number, in
 	return 0;
 }
 
+int dump_file_identify(struct dump *dump, struct dump_task *task, int number, int fd, struct dump_file **ret_file)
+{
+	struct look look;
+
+	look_at(pipe_device(dump), fd, &look);
+	return identify(dump, task, number, &look, ret_file);
+}
+
 static int dump_table(struct dump *dump, struct dump_task *task)
 {
-	for (size_t i = 0; i < task->fd_count; i++) {
-		_cleanup_fd_ int fd = syscall(SYS_pidfd_getfd, task->pidfd, task->fds[i].number, 0);
-		int error = fd < 0 ? fail_errno(&dump->failure, errno, "fd-get", NULL, NULL,
-						"cannot take a copy of the descriptor")
-				   : dump_file_identify(dump, task, task->fds[i].number, fd, &task->fds[i].file);
+	struct look_ahead *ahead = look_ahead_start(task, pipe_device(dump));
+	int error = 0;
+
+	for (size_t i = 0; i < task->fd_count && !error; i++) {
+		struct look *look = look_ahead_next(ahead);
+		error = identify(dump, task, task->fds[i].number, look, &task->fds[i].file);
 		if (error < 0) {
 			fail_in(&dump->failure, "%s", dump_fd_name(dump, task, task->fds[i].number));
 			error = dump_blocked(dump);
 		}
-		if (error < 0)
-			return error;
+		close_fd_pointer(&look->fd);
+		look->fd = -1;
 	}
-	return 0;
+	look_ahead_end(ahead);
+	return error;
 }
 
 int dump_files(struct dump *dump)

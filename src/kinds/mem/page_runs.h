@@ -8,3 +8,8 @@
 void page_runs_add(struct memory_map *memory, const struct page_run *run);
 /* Finds the pages that tasks share since a fork, and gives their runs a source. Returns 0 or a failure. */
 int page_share_find(struct dump *dump);
+/*
+ * Gives a source to pages that hold the same as a page of another task, in trees of many small tasks. Adds their number
+ * to *ret_found. Returns 0 or a failure.
+ */
+int page_equal_find(struct dump *dump, uint64_t *ret_found);

@@ -137,7 +137,7 @@ static bool may_refer_to_others(const struct dump_options *options)
 int page_share_find(struct dump *dump)
 {
 	struct frame_table table = {};
-	uint64_t shared = 0;
+	uint64_t shared = 0, equal = 0;
 	size_t live = 0;
 	int error = 0;
 
@@ -150,9 +150,11 @@ int page_share_find(struct dump *dump)
 		if (dump->tasks[i]->memory)
 			error = find_shared_pages(dump, dump->tasks[i], &table, &shared);
 	free(table.slots);
-	if (!error && (shared < SHARED_PAGES_WORTH_AN_EXTENSION || !may_refer_to_others(dump->options)))
+	if (!error && !dump->only_explain && may_refer_to_others(dump->options))
+		error = page_equal_find(dump, &equal);
+	if (!error && (shared + equal < SHARED_PAGES_WORTH_AN_EXTENSION || !may_refer_to_others(dump->options)))
 		forget_sources(dump);
-	log_info("pages shared since a fork: %lu", shared);
+	log_info("pages shared since a fork: %lu, equal: %lu", shared, equal);
 	return error;
 }
 
