@@ -23,6 +23,7 @@ static void restore_options_fill(struct command *command, struct restore_options
 		.shell_job = options->shell_job,
 		.tcp_established = options->tcp_established,
 		.tcp_close = options->tcp_close,
+		.leave_stopped = options->leave_stopped,
 		.show_plan = options->show_plan,
 		.exec_command = options->exec_command,
 		.command = options->positional,
@@ -42,9 +43,9 @@ static int check_usage(struct command *command)
 	if (!options->exec_command && options->positional_count)
 		return fail(&command->failure, EINVAL, "usage", NULL, "give --exec-cmd if it is a command to execute",
 			    "unexpected word \"%s\"", options->positional[0]);
-	if (options->leave_stopped)
-		return fail(&command->failure, EOPNOTSUPP, "option-later", "--leave-stopped",
-			    "send the root SIGSTOP after the restore", "is for dump in this release");
+	if (options->leave_stopped && !options->restore_detached && !options->exec_command)
+		return fail(&command->failure, EINVAL, "usage", "--leave-stopped", "add --restore-detached",
+			    "criu would wait for a tree that does not run");
 	if (options->restore_sibling && !options->restore_detached)
 		return fail(&command->failure, EINVAL, "usage", "--restore-sibling", "add --restore-detached",
 			    "criu cannot wait for a sibling");
@@ -97,8 +98,6 @@ int verb_restore(struct command *command)
 	if (r < 0)
 		return r;
 	restore_options_fill(command, &restore_options);
-	for (size_t i = 0; i < options->close_fd_count; i++)
-		close(options->close_fds[i]);
 	if (options->json)
 		report_event("start", "{s:s, s:i}", "command", "restore", "tree", (int)options->tree);
 	r = restore_run(&restore_options, &command->failure, &status);

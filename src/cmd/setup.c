@@ -150,8 +150,25 @@ static void set_scripts(struct command *command)
 	};
 }
 
+/*
+ * Before any descriptor of our own can get one of these numbers. The first three are not left free: what is opened
+ * next would become standard error.
+ */
+static void close_descriptors(const struct options *options)
+{
+	for (size_t i = 0; i < options->close_fd_count; i++) {
+		int fd = options->close_fds[i];
+		_cleanup_fd_ int null = fd <= STDERR_FILENO ? open("/dev/null", O_RDWR | O_CLOEXEC) : -1;
+		if (null < 0)
+			close(fd);
+		else
+			dup2(null, fd);
+	}
+}
+
 int command_setup(struct command *command)
 {
+	close_descriptors(command->options);
 	int r = open_images(command);
 
 	if (r < 0 || (r = open_work(command)) < 0 || (r = open_log(command)) < 0)

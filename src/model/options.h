@@ -80,8 +80,9 @@ struct restore_options {
 	pid_t pid; /* must be the root of the images; 0 = not asked */
 	int images_dirfd;
 	int work_dirfd;
-	bool detached; /* do not wait for the tree */
-	bool sibling;  /* the root becomes a child of criu's parent */
+	bool detached;      /* do not wait for the tree */
+	bool sibling;       /* the root becomes a child of criu's parent */
+	bool leave_stopped; /* every task is stopped by SIGSTOP and has not run yet */
 	bool shell_job;
 	bool tcp_established, tcp_close;
 	bool show_plan;    /* print what would be done and stop */

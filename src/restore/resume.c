@@ -457,9 +457,22 @@ static void outlive_criu(const struct restore *restore)
 			ptrace(PTRACE_SETOPTIONS, restore->tasks[i]->entry->threads[t], 0, 0);
 }
 
+/*
+ * A pending SIGSTOP is the first that a released thread sees: it stops its process before any thread has executed an
+ * instruction of its own.
+ */
+static void stop_before_release(const struct restore *restore)
+{
+	for (size_t i = 0; i < restore->task_count; i++)
+		if (is_live(restore->tasks[i]) && restore->tasks[i]->state != TASK_STOPPED)
+			kill(restore->tasks[i]->pid, SIGSTOP);
+}
+
 void resume_release(struct restore *restore)
 {
 	outlive_criu(restore);
+	if (restore->options->leave_stopped)
+		stop_before_release(restore);
 	for (size_t i = 0; i < restore->task_count; i++) {
 		struct restore_task *task = restore->tasks[i];
 		for (size_t t = 0; is_live(task) && t < task->thread_count; t++)

@@ -42,15 +42,29 @@ static void __attribute__((noreturn)) give_up(struct restore *restore)
 	_exit(1);
 }
 
+static int fail_taken(struct restore *restore, const struct proc_stat *holder)
+{
+	struct proc_stat parent = {};
+	const char *hint = "end it, or restore in a pid namespace: unshare --pid --fork --mount-proc criu restore …";
+	_cleanup_fd_ int fd = holder->state == 'Z' ? proc_open(holder->ppid) : -1;
+
+	if (fd >= 0 && !proc_read_stat(fd, "stat", &parent))
+		return fail(&restore->failure, EEXIST, "pid-taken", NULL,
+			    "wait until the parent reaps it, end the parent, or restore in a pid namespace: "
+			    "unshare --pid --fork --mount-proc criu restore …",
+			    "pid %d is taken: process %d (%s) has ended and waits to be reaped by its parent %d (%s)",
+			    holder->pid, holder->pid, holder->comm, parent.pid, parent.comm);
+	return fail(&restore->failure, EEXIST, "pid-taken", NULL, hint, "pid %d is taken by process %d (%s)",
+		    holder->pid, holder->pid, holder->comm);
+}
+
 static int fail_pid(struct restore *restore, pid_t pid, int error)
 {
 	struct proc_stat stat = {};
 	_cleanup_fd_ int fd = proc_open(pid);
 
 	if (error == EEXIST && fd >= 0 && !proc_read_stat(fd, "stat", &stat))
-		return fail(&restore->failure, error, "pid-taken", NULL,
-			    "end it, or restore in a pid namespace: unshare --pid --fork --mount-proc criu restore …",
-			    "pid %d is taken by process %d (%s)", pid, pid, stat.comm);
+		return fail_taken(restore, &stat);
 	if (error == EEXIST)
 		return fail(&restore->failure, error, "pid-taken", NULL,
 			    "restore in a pid namespace: unshare --pid --fork --mount-proc criu restore …",
