@@ -4,6 +4,7 @@
 
 #include "cmd/command.h"
 #include "cmd/dump_options.h"
+#include "cmd/tracking.h"
 #include "dump/dump.h"
 
 void dump_options_fill(struct command *command, struct dump_options *ret_options)
@@ -53,6 +54,16 @@ static void stats_event(const DumpStatsEntry *stats)
 		     "pages_written", (int64_t)stats->pages_written);
 }
 
+static void report_done(const struct command *command, const DumpStatsEntry *stats)
+{
+	if (command->options->display_stats && command->options->json)
+		stats_event(stats);
+	else if (command->options->display_stats)
+		print_stats(stats);
+	if (command->options->json)
+		report_event("done", NULL);
+}
+
 static int check_end_state(struct command *command, enum dump_end_state *ret_state)
 {
 	const struct options *options = command->options;
@@ -71,6 +82,7 @@ int verb_dump(struct command *command)
 	const struct options *options = command->options;
 	DumpStatsEntry stats = DUMP_STATS_ENTRY__INIT;
 	struct dump_options dump_options;
+	struct tracking tracking = {};
 	size_t blockers;
 
 	if (options->die_at && !strcmp(options->die_at, "list")) {
@@ -84,17 +96,37 @@ int verb_dump(struct command *command)
 		return r;
 	if (options->json)
 		report_event("start", "{s:s, s:i}", "command", "dump", "tree", (int)options->tree);
-	r = dump_run(&dump_options, &command->failure, &stats, &blockers);
+	r = tracking_open(command, &dump_options, &tracking);
+	if (!r)
+		r = dump_run(&dump_options, &command->failure, &stats, &blockers);
+	r = tracking_close(command, &tracking, r, dump_options.end_state != DUMP_END_KILL);
 	progress_end(&command->progress);
 	if (r < 0)
 		return r;
-	if (options->display_stats) {
-		if (options->json)
-			stats_event(&stats);
-		else
-			print_stats(&stats);
-	}
-	if (options->json)
-		report_event("done", NULL);
+	report_done(command, &stats);
+	return 0;
+}
+
+int verb_pre_dump(struct command *command)
+{
+	DumpStatsEntry stats = DUMP_STATS_ENTRY__INIT;
+	struct dump_options dump_options;
+	struct tracking tracking = {};
+	size_t blockers;
+
+	dump_options_fill(command, &dump_options);
+	dump_options.pre_dump = true;
+	dump_options.pre_dump_mode = command->options->pre_dump_mode;
+	dump_options.end_state = DUMP_END_RUNNING;
+	if (command->options->json)
+		report_event("start", "{s:s, s:i}", "command", "pre-dump", "tree", (int)dump_options.pid);
+	int r = tracking_open(command, &dump_options, &tracking);
+	if (!r)
+		r = dump_run(&dump_options, &command->failure, &stats, &blockers);
+	r = tracking_close(command, &tracking, r, true);
+	progress_end(&command->progress);
+	if (r < 0)
+		return r;
+	report_done(command, &stats);
 	return 0;
 }

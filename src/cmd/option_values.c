@@ -147,6 +147,17 @@ OPTION_STORE(network_lock)
 	return 0;
 }
 
+OPTION_STORE(pre_dump_mode)
+{
+	if (!strcmp(value, "splice"))
+		*(enum pre_dump_mode *)field = PRE_DUMP_SPLICE;
+	else if (!strcmp(value, "read"))
+		*(enum pre_dump_mode *)field = PRE_DUMP_READ;
+	else
+		return bad_value(row, value, "use splice or read", failure);
+	return 0;
+}
+
 OPTION_STORE(format)
 {
 	if (strcmp(value, "criu") && strcmp(value, "default"))

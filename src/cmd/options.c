@@ -55,6 +55,7 @@ void options_init(struct options *options)
 		.downtime_ms = 100,
 		.ghost_limit_bytes = UINT64_C(1) << 30,
 		.verbosity = LOG_LEVEL_WARN,
+		.pre_dump_mode = PRE_DUMP_SPLICE,
 	};
 }
 

@@ -56,6 +56,12 @@ struct options {
 	size_t close_fd_count, close_fd_capacity;
 	unsigned timeout_seconds; /* 0 = no limit, TIMEOUT_DEFAULT = not given */
 
+	/* Increments */
+	bool track_mem;
+	const char *prev_images_dir; /* relative to the images directory; NULL = none */
+	enum pre_dump_mode pre_dump_mode;
+	bool auto_dedup;
+
 	/* What may be in the tree */
 	bool shell_job;
 	bool tcp_established, tcp_close, skip_in_flight;

@@ -8,6 +8,8 @@
 const struct verb verbs[] = {
 	{"dump", VERB_DUMP, VERB_IMAGES_WRITE, true, verb_dump, NULL, "",
 	 "stop a tree of processes and write it to images"},
+	{"pre-dump", VERB_PRE_DUMP, VERB_IMAGES_WRITE, true, verb_pre_dump, NULL, "",
+	 "write the memory of a tree while it runs, for a dump that follows"},
 	{"restore", VERB_RESTORE, VERB_IMAGES_READ, false, verb_restore, NULL, "[-- COMMAND…]",
 	 "make the tree again from its images"},
 	{"kill", VERB_KILL, VERB_IMAGES_IF_GIVEN, true, verb_kill, NULL, "",
@@ -26,7 +28,6 @@ const struct verb verbs[] = {
 	{"version", 0, VERB_IMAGES_NONE, false, verb_version, NULL, "", "print the version"},
 	{"help", 0, VERB_IMAGES_NONE, false, verb_help, NULL, "[COMMAND]", "print help"},
 
-	{"pre-dump", VERB_PRE_DUMP, VERB_IMAGES_NONE, false, NULL, "migration", "", "dump memory before the last dump"},
 	{"page-server", 0, VERB_IMAGES_NONE, false, NULL, "migration", "", "receive memory for images"},
 	{"lazy-pages", 0, VERB_IMAGES_NONE, false, NULL, "migration", "", "bring memory to a restored tree"},
 	{"dedup", 0, VERB_IMAGES_NONE, false, NULL, "migration", "", "free pages that newer images replace"},

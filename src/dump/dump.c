@@ -27,6 +27,7 @@
 #include "kinds/fd/file_lock.h"
 #include "kinds/fd/regular.h"
 #include "kinds/mem/memory.h"
+#include "kinds/mem/track.h"
 #include "kinds/task/fs.h"
 #include "kinds/task/pending.h"
 #include "model/action_script.h"
@@ -226,11 +227,28 @@ static int check_interrupted(struct dump *dump)
 	return 0;
 }
 
+static int pre_dump(struct dump *dump, uint64_t begin)
+{
+	int error = pre_dump_frozen(dump);
+
+	if (!error)
+		error = check_interrupted(dump);
+	thaw_tree(dump);
+	dump->stats.frozen_time = now_us() - begin;
+	uint64_t running = now_us();
+	if (!error)
+		error = pre_dump_running(dump);
+	dump->stats.memdump_time = dump->stats.memwrite_time = now_us() - running;
+	return error;
+}
+
 static int dump_frozen(struct dump *dump)
 {
 	dump_stage(dump, "frozen");
 	int error = collect_tree(dump);
 	dump_stage(dump, "collected");
+	if (dump->options->tracker)
+		tracker_begin(dump);
 	if (!error)
 		error = check_interrupted(dump);
 	if (!error)
@@ -424,6 +442,8 @@ static int run(struct dump *dump)
 	dump->stats.freezing_time = now_us() - begin;
 	if (error < 0)
 		return error;
+	if (dump->options->pre_dump)
+		return pre_dump(dump, begin);
 	error = dump_frozen(dump);
 	if (!error)
 		error = end_tree(dump);
@@ -471,6 +491,8 @@ static int attempt(const struct dump_options *options, struct failure *failure, 
 		remove_scratch_directory(&dump, scratch);
 	else if (error < 0)
 		remove_new_images(dump.images_dirfd, &before);
+	if (!error && options->tracker)
+		tracker_commit(&dump);
 	if (!error && !options->explain)
 		write_stats(&dump);
 	*failure = dump.failure;

@@ -15,6 +15,7 @@
 #include "inject/injection.h"
 #include "kernel/proc.h"
 #include "kinds/mem/memory.h"
+#include "kinds/mem/track.h"
 #include "kinds/task/posix_timers.h"
 #include "kinds/task/registers.h"
 #include "kinds/task/task_kind.h"
@@ -61,16 +62,17 @@ static uint64_t patience_ns(const struct dump *dump)
 	return PATIENCE_NS + threads * PATIENCE_PER_THREAD_NS;
 }
 
-static int make_injection(struct dump *dump, struct dump_task *task, uint64_t patience)
+/* @thread_count  the threads that will run programs, the leader first */
+static int make_injection(struct dump *dump, struct dump_task *task, uint64_t patience, size_t thread_count,
+			  size_t leader_bytes)
 {
 	_cleanup_free_ pid_t *tids = xcalloc(task->thread_count, sizeof(*tids));
 	struct injection_target target = {
 		.pid = task->pid,
 		.proc_dirfd = task->proc_dirfd,
 		.tids = tids,
-		.thread_count = task->thread_count,
-		.leader_bytes =
-			LEADER_BYTES + task->fd_count * sizeof(struct blob_step) + posix_timers_program_bytes(task),
+		.thread_count = thread_count,
+		.leader_bytes = leader_bytes,
 		.thread_bytes = THREAD_BYTES,
 		.patience_ns = patience,
 	};
@@ -117,6 +119,25 @@ static int remove_remnants(struct dump *dump, struct dump_task *task)
 	return error;
 }
 
+/* A killed criu may have left the descriptor that it was about to take. */
+static int close_tracker_remnants(struct dump *dump, struct dump_task *task)
+{
+	size_t kept = 0;
+	int error = 0;
+
+	for (size_t i = 0; i < task->fd_count && !error; i++) {
+		int64_t result;
+		if (tracker_is_remnant(task, task->fds[i].number))
+			error = injection_remote_call(&dump->failure, task->injection, SYS_close,
+						      (const int64_t[6]){task->fds[i].number}, &result);
+		else
+			task->fds[kept++] = task->fds[i];
+	}
+	if (!error)
+		task->fd_count = kept;
+	return error;
+}
+
 /* The leader's own questions: the end of the heap, and each descriptor's flag (a stat and a read less per file). */
 static void ask_leader(struct dump_task *task, struct inspection *inspection)
 {
@@ -153,9 +174,15 @@ static int begin_task(struct dump *dump, struct dump_task *task, uint64_t patien
 	int error = list_descriptors(dump, task);
 
 	if (!error)
-		error = make_injection(dump, task, patience);
+		error = make_injection(dump, task, patience, task->thread_count,
+				       LEADER_BYTES + task->fd_count * sizeof(struct blob_step) +
+					       posix_timers_program_bytes(task));
 	if (!error)
 		error = remove_remnants(dump, task);
+	if (!error)
+		error = close_tracker_remnants(dump, task);
+	if (!error && tracker_wants(dump, task))
+		error = tracker_adopt(dump, task);
 	if (!error && injection_begin_open(&dump->failure, task->injection) < 0)
 		error = fail_in(&dump->failure, "%s", dump_task_name(dump, task));
 	return error;
@@ -299,6 +326,27 @@ int inspect_tree(struct dump *dump)
 			error = evaluate_task(dump, task, &tasks[i]);
 	}
 	free_inspections(dump, tasks);
+	return error;
+}
+
+int inject_trackers(struct dump *dump)
+{
+	int error = 0;
+
+	for (size_t i = 0; i < dump->task_count && !error; i++) {
+		struct dump_task *task = dump->tasks[i];
+		struct failure failure = {};
+		if (!tracker_wants(dump, task))
+			continue;
+		error = make_injection(dump, task, patience_ns(dump), 1, THREAD_BYTES);
+		if (!error)
+			error = tracker_adopt(dump, task);
+		int closed = injection_close(&failure, TAKE_POINTER(task->injection));
+		if (closed && !error) {
+			dump->failure = failure;
+			error = fail_in(&dump->failure, "%s", dump_task_name(dump, task));
+		}
+	}
 	return error;
 }
 

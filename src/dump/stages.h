@@ -18,6 +18,9 @@ void thaw_tree(struct dump *dump);
 int collect_tree(struct dump *dump);
 /* Puts the interpreter into each process, runs the inspection programs. Entry: collected. Exit: injected. */
 int inspect_tree(struct dump *dump);
+/* Makes userfaultfds in the tasks that the tracker does not know yet, and nothing else. Entry: frozen, mappings known.
+ */
+int inject_trackers(struct dump *dump);
 /* Takes the interpreter out again. Idempotent; also after failures. */
 int release_injections(struct dump *dump);
 /* Descriptor tables to open files (dump/files.c). Entry: inspected (close-on-exec flags are known). */
@@ -29,3 +32,11 @@ void release_files(struct dump *dump, bool tree_is_gone);
 void free_files(struct dump *dump);
 /* The small images: inventory, pstree, core, ids, fs, mm, fdinfo, files, stats. Entry: everything is in memory. */
 int write_images(struct dump *dump);
+/* Those that a pre-dump leaves: mm, pstree, inventory. */
+int write_pre_dump_images(struct dump *dump);
+/*
+ * The two halves of a pre-dump (dump/pre_dump.c): the first lists and arms the pages while the tree stands, the second
+ * reads them while it runs.
+ */
+int pre_dump_frozen(struct dump *dump);
+int pre_dump_running(struct dump *dump);

@@ -50,7 +50,9 @@ static int write_inventory(struct dump *dump)
 	InventoryEntry inventory = INVENTORY_ENTRY__INIT;
 	PluginsEntry plugins = PLUGINS_ENTRY__INIT;
 
-	inventory.img_version = memory_has_shared_runs(dump) ? IMAGE_VERSION_SHARED_PAGES : IMAGE_VERSION_1_1;
+	inventory.img_version = memory_has_shared_runs(dump) || dump->options->parent_has_shared_pages
+					? IMAGE_VERSION_SHARED_PAGES
+					: IMAGE_VERSION_1_1;
 	inventory.has_fdinfo_per_id = inventory.fdinfo_per_id = true;
 	inventory.has_ns_per_id = inventory.ns_per_id = true;
 	inventory.root_ids = task_ids(dump, 1);
@@ -62,6 +64,10 @@ static int write_inventory(struct dump *dump)
 	inventory.network_lock_method = 0;
 	inventory.plugins_entry = &plugins;
 	inventory.dump_criu_run_id = dump->run_id;
+	if (dump->options->pre_dump) {
+		inventory.has_pre_dump_mode = true;
+		inventory.pre_dump_mode = dump->options->pre_dump_mode;
+	}
 	if (dump->options->tcp_close)
 		inventory.has_tcp_close = inventory.tcp_close = true;
 	return write_one(dump, IMAGE_INVENTORY, 0, &inventory.base);
@@ -139,6 +145,18 @@ static int write_files(struct dump *dump)
 	for (size_t i = 0; i < dump->file_count; i++)
 		image_write(image, &dump->files[i]->entry->base);
 	return image_close(&image);
+}
+
+int write_pre_dump_images(struct dump *dump)
+{
+	int error = 0;
+
+	for (size_t i = 0; i < dump->task_count && !error; i++)
+		if (dump->tasks[i]->memory)
+			error = write_one(dump, IMAGE_MM, dump->tasks[i]->pid, &dump->tasks[i]->mm->base);
+	if (!error)
+		error = write_tree(dump);
+	return error ? error : write_inventory(dump);
 }
 
 int write_images(struct dump *dump)

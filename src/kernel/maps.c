@@ -20,10 +20,9 @@ static const struct {
 	{"lf", MAPPING_LOCK_ON_FAULT, -1}, {"io", MAPPING_IO, -1},           {"pf", MAPPING_PFN, -1},
 	{"sl", MAPPING_SEALED, -1},        {"nr", MAPPING_NO_RESERVE, -1},   {"ht", MAPPING_HUGETLB, -1},
 	{"dp", MAPPING_DROPPABLE, -1},     {"ss", MAPPING_SHADOW_STACK, -1}, {"um", MAPPING_USERFAULT, -1},
-	{"uw", MAPPING_USERFAULT, -1},     {"ui", MAPPING_USERFAULT, -1},    {"rr", 0, MADV_RANDOM},
-	{"sr", 0, MADV_SEQUENTIAL},        {"dc", 0, MADV_DONTFORK},         {"mg", 0, MADV_MERGEABLE},
-	{"hg", 0, MADV_HUGEPAGE},          {"nh", 0, MADV_NOHUGEPAGE},       {"dd", 0, MADV_DONTDUMP},
-	{"wf", 0, MADV_WIPEONFORK},
+	{"ui", MAPPING_USERFAULT, -1},     {"rr", 0, MADV_RANDOM},           {"sr", 0, MADV_SEQUENTIAL},
+	{"dc", 0, MADV_DONTFORK},          {"mg", 0, MADV_MERGEABLE},        {"hg", 0, MADV_HUGEPAGE},
+	{"nh", 0, MADV_NOHUGEPAGE},        {"dd", 0, MADV_DONTDUMP},         {"wf", 0, MADV_WIPEONFORK},
 };
 
 static void parse_vm_flags(struct mapping *mapping, const char *line)

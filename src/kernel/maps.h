@@ -19,7 +19,7 @@ enum mapping_flags {
 	MAPPING_HUGETLB = 1 << 7,
 	MAPPING_DROPPABLE = 1 << 8,
 	MAPPING_SHADOW_STACK = 1 << 9,
-	MAPPING_USERFAULT = 1 << 10, /* registered with a userfaultfd */
+	MAPPING_USERFAULT = 1 << 10, /* registered with a userfaultfd that brings pages */
 	MAPPING_PFN = 1 << 11,       /* page frames without struct page */
 };
 

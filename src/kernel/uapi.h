@@ -37,6 +37,9 @@ struct pm_scan_arg {
 	uint64_t return_mask;
 };
 #endif
+#ifndef PM_SCAN_WP_MATCHING
+#define PM_SCAN_WP_MATCHING (1 << 0)
+#endif
 #ifndef PAGE_IS_SOFT_DIRTY
 #define PAGE_IS_SOFT_DIRTY (1 << 7)
 #endif

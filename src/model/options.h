@@ -12,6 +12,7 @@
 #include "base/fail.h"
 
 struct action_scripts;
+struct memory_tracker;
 struct page_sink;
 
 /* Reported while pages are moved; totals are 0 until they are known. */
@@ -31,6 +32,9 @@ enum dump_end_state {
 	DUMP_END_RUNNING,
 	DUMP_END_STOPPED,
 };
+
+/* How CRIU reads the memory of a pre-dump. Here both are the same. */
+enum pre_dump_mode { PRE_DUMP_SPLICE = 1, PRE_DUMP_READ = 2 };
 
 struct dump;
 
@@ -59,6 +63,10 @@ struct dump_options {
 	unsigned timeout_seconds; /* for the freeze; 0 = wait for ever */
 	enum network_lock_method network_lock;
 	const struct action_scripts *scripts; /* may be NULL */
+	struct memory_tracker *tracker;       /* kinds/mem/track.h; NULL: memory is dumped in full */
+	bool pre_dump;                        /* only memory, while the tree runs; needs a tracker */
+	enum pre_dump_mode pre_dump_mode;     /* what the inventory of a pre-dump says */
+	bool parent_has_shared_pages;         /* the parent images have an img_version that says so */
 	struct page_sink *page_sink;          /* takes all pages (page_sink.h); NULL: files of the images directory */
 	const char *die_at; /* tests: the stage at which criu kills itself with SIGKILL; NULL = never */
 	void (*blocker)(void *context, const struct failure *blocker);    /* explain: called for each */

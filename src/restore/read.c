@@ -32,6 +32,10 @@ static int read_inventory(struct restore *restore)
 	if (error < 0)
 		return error;
 	restore->inventory = (const InventoryEntry *)message;
+	if (restore->inventory->has_pre_dump_mode)
+		return fail(&restore->failure, EINVAL, "image-pre-dump", "inventory.img",
+			    "restore the images of the dump that came after it",
+			    "these are images of a pre-dump, which hold memory only");
 	if (restore->inventory->img_version > IMAGE_VERSION_SHARED_PAGES)
 		return fail(&restore->failure, EOPNOTSUPP, "image-version", "inventory.img", "use a newer criu",
 			    "version %u is newer than this criu", restore->inventory->img_version);

@@ -108,6 +108,50 @@ static int describe_mapping(struct dump *dump, struct dump_task *task, const str
 	return dump_blocked(dump);
 }
 
+/* The status that the kinds would give, from name and sharing alone. */
+static uint32_t short_status(const struct mapping *mapping)
+{
+	const struct mem_kind *kind = mem_kind_of_mapping(mapping);
+	VmaEntry entry = VMA_ENTRY__INIT;
+
+	if (!strcmp(mapping->name, "[vdso]"))
+		return VMA_STATUS_REGULAR | VMA_STATUS_VDSO | VMA_STATUS_ANON_PRIVATE;
+	if (!kind->has_private_pages || mapping->shared)
+		return VMA_STATUS_REGULAR | (mapping->shared ? VMA_STATUS_FILE_SHARED : 0);
+	entry.status = VMA_STATUS_REGULAR | VMA_STATUS_ANON_PRIVATE;
+	if (kind == mem_kind_of_entry(&entry))
+		return entry.status | (strcmp(mapping->name, "[heap]") ? 0 : VMA_STATUS_HEAP);
+	return VMA_STATUS_REGULAR | VMA_STATUS_FILE_PRIVATE;
+}
+
+int memory_collect_short(struct dump *dump, struct dump_task *task)
+{
+	struct mappings *mappings;
+
+	task->memory = xcalloc(1, sizeof(*task->memory));
+	mappings = &task->memory->mappings;
+	int error = mappings_read_short(task->proc_dirfd, mappings);
+	if (error < 0)
+		return fail_errno(&dump->failure, error, "task-maps", dump_task_name(dump, task), NULL,
+				  "cannot read its mappings");
+	task->mm = arena_message(&dump->arena, MmEntry, mm_entry);
+	task->mm->vmas = arena_alloc(&dump->arena, mappings->count * sizeof(*task->mm->vmas));
+	VmaEntry *entries = arena_alloc(&dump->arena, mappings->count * sizeof(*entries));
+	for (size_t i = 0; i < mappings->count; i++) {
+		const struct mapping *mapping = &mappings->items[i];
+		vma_entry__init(&entries[i]);
+		entries[i].start = mapping->start;
+		entries[i].end = mapping->end;
+		entries[i].pgoff = mapping->offset;
+		entries[i].prot = mapping->protection;
+		entries[i].flags = mapping->shared ? MAP_SHARED : MAP_PRIVATE;
+		entries[i].fd = -1;
+		entries[i].status = short_status(mapping);
+		task->mm->vmas[task->mm->n_vmas++] = &entries[i];
+	}
+	return 0;
+}
+
 /* The kernel's own data pages show as several mappings in a row on newer kernels; the images know one. */
 static bool continues_vvar(const VmaEntry *before, const VmaEntry *entry)
 {

@@ -1,11 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
+ * A task that runs is read through /proc/PID/mem, too: the number of a process that has ended may be another's now.
+ *
  * process_vm_readv reads many ranges in one call, but it refuses mappings that may not be read, and it pins pages:
  * pinning a page that is shared since a fork makes the kernel copy it for the task. Those go through /proc/PID/mem.
  */
 #include "kinds/mem/page_read.h"
 
 #include <fcntl.h>
+#include <string.h>
 #include <sys/uio.h>
 
 #include "base/fd.h"
@@ -23,8 +26,28 @@ struct page_piece page_piece_of_run(struct dump_task *task, const struct page_ru
 		.task = task,
 		.address = run->address + done_bytes,
 		.bytes = left < PAGE_PIECE_BYTES ? left : PAGE_PIECE_BYTES,
-		.through_file = run->unreadable || run->shared,
+		.through_file = run->unreadable || run->shared || task->memory->running,
 	};
+}
+
+/* What has gone meanwhile is read as zeros. */
+static int read_running(const struct page_piece *piece, char *buffer)
+{
+	_cleanup_fd_ int fd = openat(piece->task->proc_dirfd, "mem", O_RDONLY | O_CLOEXEC);
+	size_t done = 0;
+
+	while (fd >= 0 && done < piece->bytes) {
+		ssize_t got = pread(fd, buffer + done, piece->bytes - done, piece->address + done);
+		if (got > 0) {
+			done += got;
+			continue;
+		}
+		size_t rest = PAGE_BYTES - done % PAGE_BYTES;
+		memset(buffer + done, 0, rest);
+		done += rest;
+	}
+	memset(buffer + done, 0, piece->bytes - done);
+	return 0;
 }
 
 static int read_through_file(const struct page_piece *piece, char *buffer)
@@ -40,7 +63,8 @@ int page_read(const struct page_piece *pieces, size_t count, char *buffer, size_
 	size_t taken = 0, bytes = 0;
 
 	if (pieces[0].through_file) {
-		int error = read_through_file(&pieces[0], buffer);
+		int error = pieces[0].task->memory->running ? read_running(&pieces[0], buffer)
+							    : read_through_file(&pieces[0], buffer);
 		if (!error)
 			*ret_bytes = pieces[0].bytes;
 		return error ? error : 1;

@@ -4,6 +4,11 @@
  *
  * One PAGEMAP_SCAN walks a whole address space and gives the ranges of pages that are private to the mm (present or
  * swapped, not of a file, not the zero page); holes cost nothing.
+ *
+ * With a tracker (track.h) there are two: the first takes the marks of tracked memory and arms it again in the same
+ * step, the second finds the rest. Only pages that exist are armed: with the holes a sparse mapping would fill with
+ * page tables. A tracked page without a mark has not changed, with one exception: what MADV_DONTNEED leaves of an
+ * armed private page of a file is a marker that looks like a swapped page. It is no page any more.
  */
 #include <fcntl.h>
 #include <string.h>
@@ -15,11 +20,19 @@
 #include "kinds/mem/mem_kind.h"
 #include "kinds/mem/memory.h"
 #include "kinds/mem/page_runs.h"
+#include "kinds/mem/track.h"
 
 enum {
 	PAGE_BYTES = 4096,
 	SCAN_REGIONS = 4096,
 	STRETCH_BYTES = 4 << 20, /* worth a question of its own */
+};
+
+/* An entry of /proc/PID/pagemap of a page that is not present. */
+enum {
+	PAGEMAP_BIT_SWAPPED = 62,
+	SWAP_TYPE_MASK = 31,
+	SWAP_TYPE_MARKER = 31, /* the last type: there is no page, the kernel only remembers something */
 };
 
 #define ADDRESS_SPACE_END 0x7ffffffff000ULL
@@ -30,7 +43,7 @@ void page_runs_add(struct memory_map *memory, const struct page_run *run)
 
 	if (last && last->address + last->pages * PAGE_BYTES == run->address && last->huge == run->huge &&
 	    last->lazy == run->lazy && last->unreadable == run->unreadable && last->shared == run->shared &&
-	    last->source == run->source &&
+	    last->source == run->source && last->in_parent == run->in_parent &&
 	    (!run->source || last->source_address + last->pages * PAGE_BYTES == run->source_address)) {
 		last->pages += run->pages;
 		return;
@@ -53,9 +66,6 @@ static void add_guard(struct dump *dump, VmaEntry *entry, uint64_t start, uint64
 /* Where a scan is: mappings and found ranges both ascend. */
 struct scan_state {
 	size_t vma; /* the first that may still overlap */
-	uint64_t vdso_end;
-	bool vdso_added;
-	uint64_t taken_until; /* when its list is full, the kernel may give the last range again */
 };
 
 static bool is_lazy(const VmaEntry *vma)
@@ -64,15 +74,19 @@ static bool is_lazy(const VmaEntry *vma)
 	       !(vma->status & VMA_STATUS_VDSO);
 }
 
+/* Says so of tracked memory only. */
+static bool is_unchanged(const struct page_region *region)
+{
+	return (region->categories & PAGE_IS_WPALLOWED) && !(region->categories & PAGE_IS_WRITTEN);
+}
+
 /* Cuts a range of pages at the borders of mappings and keeps what belongs into the images. */
 static void take_region(struct dump *dump, struct dump_task *task, struct scan_state *state,
 			const struct page_region *region)
 {
 	const MmEntry *mm = task->mm;
-	uint64_t start = region->start > state->taken_until ? region->start : state->taken_until;
-
-	if (region->end > state->taken_until)
-		state->taken_until = region->end;
+	bool unchanged = is_unchanged(region) && tracker_has_parent(dump);
+	uint64_t start = region->start;
 
 	while (start < region->end && state->vma < mm->n_vmas) {
 		VmaEntry *vma = mm->vmas[state->vma];
@@ -92,6 +106,7 @@ static void take_region(struct dump *dump, struct dump_task *task, struct scan_s
 			page_runs_add(task->memory, &(struct page_run){
 							    .address = start,
 							    .pages = (end - start) / PAGE_BYTES,
+							    .in_parent = unchanged,
 							    .huge = region->categories & PAGE_IS_HUGE,
 							    .lazy = is_lazy(vma),
 							    .unreadable = !(vma->prot & PROT_READ),
@@ -145,8 +160,27 @@ static struct stretch find_stretch(const MmEntry *mm, size_t *vma, uint64_t star
 	return (struct stretch){ADDRESS_SPACE_END, false};
 }
 
-static int scan_stretch(struct dump *dump, struct dump_task *task, struct scan_state *state, struct pm_scan_arg *scan,
-			int pagemap_fd)
+/* What scans have found, in the order of addresses. */
+struct region_list {
+	struct page_region *items;
+	size_t count, capacity;
+};
+
+/* When its list is full, the kernel may give the last range again: what was said of it first counts. */
+static void add_region(struct region_list *list, const struct page_region *region)
+{
+	uint64_t end = list->count ? list->items[list->count - 1].end : 0;
+
+	if (region->end <= end)
+		return;
+	ARRAY_GROW(list->items, list->count, list->capacity);
+	list->items[list->count] = *region;
+	if (region->start < end)
+		list->items[list->count].start = end;
+	list->count++;
+}
+
+static int scan_stretch(int pagemap_fd, struct pm_scan_arg *scan, struct region_list *list)
 {
 	const struct page_region *regions = (const struct page_region *)scan->vec;
 
@@ -154,47 +188,144 @@ static int scan_stretch(struct dump *dump, struct dump_task *task, struct scan_s
 		long count = ioctl(pagemap_fd, PAGEMAP_SCAN, scan);
 		if (count < 0)
 			return -errno;
-		for (long i = 0; i < count; i++) {
-			if (!state->vdso_added && regions[i].start >= state->vdso_end) {
-				add_vdso(task);
-				state->vdso_added = true;
-			}
-			take_region(dump, task, state, &regions[i]);
-		}
+		for (long i = 0; i < count; i++)
+			add_region(list, &regions[i]);
 		scan->start = scan->walk_end;
 	}
 	return 0;
 }
 
-static int scan_with(struct dump *dump, struct dump_task *task, int pagemap_fd, uint64_t known_categories)
+/* The private pages of the whole address space that @question asks for. */
+static int scan_regions(const struct dump_task *task, int pagemap_fd, const struct pm_scan_arg *question,
+			struct region_list *list)
 {
 	_cleanup_free_ struct page_region *regions = malloc(SCAN_REGIONS * sizeof(*regions));
-	uint64_t vdso_start, start = 0;
-	struct scan_state state = {};
+	uint64_t start = 0;
 	size_t vma = 0;
-	int error = 0;
+	int error = regions ? 0 : -ENOMEM;
 
-	if (!regions)
-		return -ENOMEM;
-	memory_find_vdso(task, &vdso_start, &state.vdso_end);
 	while (start < ADDRESS_SPACE_END && !error) {
 		const struct stretch stretch = find_stretch(task->mm, &vma, start);
 		uint64_t unwanted = PAGE_IS_PFNZERO | (stretch.anonymous ? 0 : PAGE_IS_FILE);
-		struct pm_scan_arg scan = {
-			.size = sizeof(scan),
-			.start = start,
-			.end = stretch.end,
-			.vec = (uint64_t)regions,
-			.vec_len = SCAN_REGIONS,
-			.category_inverted = unwanted,
-			.category_mask = unwanted,
-			.category_anyof_mask = PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
-			.return_mask = (PAGE_IS_HUGE | PAGE_IS_GUARD) & known_categories,
-		};
-		error = scan_stretch(dump, task, &state, &scan, pagemap_fd);
+		struct pm_scan_arg scan = *question;
+		scan.size = sizeof(scan);
+		scan.start = start;
+		scan.end = stretch.end;
+		scan.vec = (uint64_t)regions;
+		scan.vec_len = SCAN_REGIONS;
+		scan.category_inverted |= unwanted;
+		scan.category_mask |= unwanted;
+		scan.category_anyof_mask = PAGE_IS_PRESENT | PAGE_IS_SWAPPED;
+		error = scan_stretch(pagemap_fd, &scan, list);
 		start = stretch.end;
 	}
-	if (!error && !state.vdso_added)
+	return error;
+}
+
+/* Two lists that do not overlap into one. */
+static void merge_regions(struct region_list *into, const struct region_list *left, const struct region_list *right)
+{
+	size_t l = 0, r = 0;
+
+	while (l < left->count || r < right->count) {
+		bool from_left = r == right->count || (l < left->count && left->items[l].start < right->items[r].start);
+		add_region(into, from_left ? &left->items[l++] : &right->items[r++]);
+	}
+}
+
+/* Of tracked memory the marks are taken and set anew, of the rest nothing is changed. */
+static int scan_tracked(struct dump *dump, const struct dump_task *task, int pagemap_fd, uint64_t known_categories,
+			struct region_list *list)
+{
+	const struct pm_scan_arg tracked = {
+		.flags = PM_SCAN_WP_MATCHING,
+		.category_mask = PAGE_IS_WPALLOWED | (PAGE_IS_GUARD & known_categories),
+		.category_inverted = PAGE_IS_GUARD & known_categories,
+		.return_mask = PAGE_IS_WPALLOWED | PAGE_IS_WRITTEN | PAGE_IS_HUGE | PAGE_IS_SWAPPED,
+	};
+	const struct pm_scan_arg rest = {
+		.category_mask = PAGE_IS_WPALLOWED,
+		.category_inverted = PAGE_IS_WPALLOWED,
+		.return_mask = (PAGE_IS_HUGE | PAGE_IS_GUARD) & known_categories,
+	};
+	const struct pm_scan_arg guards = {
+		.category_mask = PAGE_IS_WPALLOWED | PAGE_IS_GUARD,
+		.return_mask = PAGE_IS_GUARD,
+	};
+	struct region_list armed = {}, others = {}, guarded = {}, both = {};
+
+	tracker_arming(dump);
+	int error = scan_regions(task, pagemap_fd, &tracked, &armed);
+	if (!error)
+		error = scan_regions(task, pagemap_fd, &rest, &others);
+	if (!error && (known_categories & PAGE_IS_GUARD))
+		error = scan_regions(task, pagemap_fd, &guards, &guarded);
+	if (!error) {
+		merge_regions(&both, &armed, &others);
+		merge_regions(list, &both, &guarded);
+	}
+	free(armed.items);
+	free(others.items);
+	free(guarded.items);
+	free(both.items);
+	return error;
+}
+
+static int scan_plain(const struct dump_task *task, int pagemap_fd, uint64_t known_categories, struct region_list *list)
+{
+	const struct pm_scan_arg scan = {.return_mask = (PAGE_IS_HUGE | PAGE_IS_GUARD) & known_categories};
+
+	return scan_regions(task, pagemap_fd, &scan, list);
+}
+
+static int scan_with(struct dump *dump, const struct dump_task *task, int pagemap_fd, bool tracked,
+		     uint64_t known_categories, struct region_list *list)
+{
+	list->count = 0;
+	return tracked ? scan_tracked(dump, task, pagemap_fd, known_categories, list)
+		       : scan_plain(task, pagemap_fd, known_categories, list);
+}
+
+/* Swapped pages of @region one by one: markers of dropped pages are left out. Returns 0 or -errno. */
+static int take_swapped(struct dump *dump, struct dump_task *task, struct scan_state *state,
+			const struct page_region *region, int pagemap_fd)
+{
+	for (uint64_t address = region->start; address < region->end;) {
+		uint64_t entries[512], left = (region->end - address) / PAGE_BYTES;
+		size_t count = left < ARRAY_SIZE(entries) ? left : ARRAY_SIZE(entries);
+		int error = pread_full(pagemap_fd, entries, count * sizeof(*entries), address / PAGE_BYTES * 8);
+		if (error < 0)
+			return error;
+		for (size_t i = 0; i < count; i++, address += PAGE_BYTES) {
+			struct page_region page = {address, address + PAGE_BYTES, region->categories};
+			bool swapped = entries[i] >> PAGEMAP_BIT_SWAPPED & 1;
+			if (!swapped || (entries[i] & SWAP_TYPE_MASK) != SWAP_TYPE_MARKER)
+				take_region(dump, task, state, &page);
+		}
+	}
+	return 0;
+}
+
+static int take_regions(struct dump *dump, struct dump_task *task, int pagemap_fd, const struct region_list *list)
+{
+	uint64_t vdso_start, vdso_end;
+	struct scan_state state = {};
+	bool vdso_added = false;
+	int error = 0;
+
+	memory_find_vdso(task, &vdso_start, &vdso_end);
+	for (size_t i = 0; i < list->count && !error; i++) {
+		const struct page_region *region = &list->items[i];
+		if (!vdso_added && region->start >= vdso_end) {
+			add_vdso(task);
+			vdso_added = true;
+		}
+		if (is_unchanged(region) && (region->categories & PAGE_IS_SWAPPED))
+			error = take_swapped(dump, task, &state, region, pagemap_fd);
+		else
+			take_region(dump, task, &state, region);
+	}
+	if (!vdso_added)
 		add_vdso(task);
 	return error;
 }
@@ -202,13 +333,18 @@ static int scan_with(struct dump *dump, struct dump_task *task, int pagemap_fd, 
 static int scan_task(struct dump *dump, struct dump_task *task)
 {
 	_cleanup_fd_ int fd = openat(task->proc_dirfd, "pagemap", O_RDONLY | O_CLOEXEC);
+	struct region_list list = {};
 
 	if (fd < 0)
 		return fail_errno(&dump->failure, errno, "task-pagemap", dump_task_name(dump, task), NULL,
 				  "cannot open its pagemap");
-	int error = scan_with(dump, task, fd, ~0ULL);
+	bool tracked = dump->options->tracker && !dump->only_explain && tracker_register(dump, task);
+	int error = scan_with(dump, task, fd, tracked, ~0ULL, &list);
 	if (error == -EINVAL) /* before Linux 6.15 guard regions could not be told */
-		error = scan_with(dump, task, fd, ~(uint64_t)PAGE_IS_GUARD);
+		error = scan_with(dump, task, fd, tracked, ~(uint64_t)PAGE_IS_GUARD, &list);
+	if (!error)
+		error = take_regions(dump, task, fd, &list);
+	free(list.items);
 	if (error < 0)
 		return fail_errno(&dump->failure, error, "task-pagemap", dump_task_name(dump, task),
 				  error == -ENOTTY ? "Linux 6.7 or newer is needed (PAGEMAP_SCAN)" : NULL,
@@ -216,12 +352,19 @@ static int scan_task(struct dump *dump, struct dump_task *task)
 	return 0;
 }
 
-int memory_scan(struct dump *dump)
+int memory_scan_tasks(struct dump *dump)
 {
 	int error = 0;
 
 	for (size_t i = 0; i < dump->task_count && !error; i++)
 		if (dump->tasks[i]->memory)
 			error = scan_task(dump, dump->tasks[i]);
+	return error;
+}
+
+int memory_scan(struct dump *dump)
+{
+	int error = memory_scan_tasks(dump);
+
 	return error ? error : page_share_find(dump);
 }

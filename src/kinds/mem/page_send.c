@@ -12,8 +12,9 @@
 
 uint32_t page_run_flags(const struct page_run *run)
 {
-	return (run->source ? PAGEMAP_SHARED : PAGEMAP_PRESENT) | (run->huge ? PAGEMAP_HUGE : 0) |
-	       (run->lazy && !run->source ? PAGEMAP_LAZY : 0);
+	uint32_t where = run->in_parent ? PAGEMAP_IN_PARENT : run->source ? PAGEMAP_SHARED : PAGEMAP_PRESENT;
+
+	return where | (run->huge ? PAGEMAP_HUGE : 0) | (page_run_is_written(run) && run->lazy ? PAGEMAP_LAZY : 0);
 }
 
 int page_send_failed(struct dump *dump, int error)

@@ -11,6 +11,7 @@
 #include "base/log.h"
 #include "kinds/mem/memory.h"
 #include "kinds/mem/page_runs.h"
+#include "kinds/mem/track.h"
 #include "model/page_sink.h"
 
 enum {
@@ -73,7 +74,7 @@ static int find_shared_pages(struct dump *dump, struct dump_task *task, struct f
 	enum { ENTRIES = 8192 };
 	_cleanup_free_ uint64_t *entries = xcalloc(ENTRIES, sizeof(*entries));
 
-	if (fd < 0)
+	if (fd < 0 && !memory->running)
 		return fail_errno(&dump->failure, errno, "task-pagemap", dump_task_name(dump, task), NULL,
 				  "cannot open its pagemap");
 	memory->run_count = memory->run_capacity = 0;
@@ -82,7 +83,9 @@ static int find_shared_pages(struct dump *dump, struct dump_task *task, struct f
 			uint64_t address = whole[i].address + done * PAGE_BYTES;
 			size_t count = whole[i].pages - done < ENTRIES ? whole[i].pages - done : ENTRIES;
 			int error = pread_full(fd, entries, count * sizeof(*entries), address / PAGE_BYTES * 8);
-			if (error < 0)
+			if (error < 0 && memory->running) /* it has ended: its pages are nobody's */
+				memset(entries, 0, count * sizeof(*entries));
+			else if (error < 0)
 				return fail_errno(&dump->failure, error, "task-pagemap", dump_task_name(dump, task),
 						  NULL, "cannot read its pagemap");
 			for (size_t p = 0; p < count; p++, address += PAGE_BYTES) {
@@ -95,7 +98,7 @@ static int find_shared_pages(struct dump *dump, struct dump_task *task, struct f
 						frame_table_grow(table);
 					uint64_t number = entries[p] & ((1ULL << PAGEMAP_FRAME_BITS) - 1);
 					struct frame *frame = frame_slot(table, number);
-					if (frame->frame && frame->task != task) {
+					if (frame->frame && frame->task != task && !run.in_parent) {
 						run.source = frame->task;
 						run.source_address = frame->address;
 						++*ret_shared;
@@ -150,11 +153,38 @@ int page_share_find(struct dump *dump)
 		if (dump->tasks[i]->memory)
 			error = find_shared_pages(dump, dump->tasks[i], &table, &shared);
 	free(table.slots);
-	if (!error && !dump->only_explain && may_refer_to_others(dump->options))
+	/* In a pre-dump the tree runs: what is equal now may not be so when it is read. */
+	if (!error && !dump->only_explain && !dump->options->pre_dump && may_refer_to_others(dump->options))
 		error = page_equal_find(dump, &equal);
 	if (!error && (shared + equal < SHARED_PAGES_WORTH_AN_EXTENSION || !may_refer_to_others(dump->options)))
 		forget_sources(dump);
 	log_info("pages shared since a fork: %lu, equal: %lu", shared, equal);
+	return error;
+}
+
+/* Keeps of a task that runs what is not another's. What cannot be disarmed is written: nobody else may have it. */
+static void skip_sources(struct dump *dump, struct dump_task *task)
+{
+	struct memory_map *memory = task->memory;
+	_cleanup_free_ struct page_run *runs = TAKE_POINTER(memory->runs);
+	size_t count = memory->run_count;
+
+	memory->run_count = memory->run_capacity = 0;
+	for (size_t r = 0; r < count; r++) {
+		if (runs[r].source && !tracker_disarm(dump, task, runs[r].address, runs[r].pages * PAGE_BYTES))
+			continue;
+		runs[r].source = NULL;
+		page_runs_add(memory, &runs[r]);
+	}
+}
+
+int memory_skip_shared(struct dump *dump)
+{
+	int error = page_share_find(dump);
+
+	for (size_t i = 0; i < dump->task_count && !error; i++)
+		if (dump->tasks[i]->memory)
+			skip_sources(dump, dump->tasks[i]);
 	return error;
 }
 

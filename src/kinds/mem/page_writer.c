@@ -304,6 +304,7 @@ static void count_pages(struct dump *dump, struct memory_map *memory)
 		const struct page_run *run = &memory->runs[i];
 		dump->stats.pages_scanned += run->pages;
 		dump->stats.pages_written += page_run_is_written(run) ? run->pages : 0;
+		dump->stats.pages_skipped_parent += run->in_parent ? run->pages : 0;
 	}
 }
 

@@ -20,6 +20,7 @@ static const struct {
 	{"", MAPPING_HUGETLB, "a mapping of huge pages (hugetlbfs)", "use transparent huge pages"},
 	{"", MAPPING_SHADOW_STACK, "a shadow stack",
 	 "start the program without it (GLIBC_TUNABLES=glibc.cpu.x86_shstk=off)"},
+	/* Write tracking from outside (kinds/mem/track.h) is none of its owner's business; its own has a descriptor. */
 	{"", MAPPING_USERFAULT, "memory registered with a userfaultfd", "its owner must close it before the dump"},
 	{"", MAPPING_IO, "memory of a device", "its owner must unmap it before the dump"},
 	{"", MAPPING_PFN, "memory of a device", "its owner must unmap it before the dump"},

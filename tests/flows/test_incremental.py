@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Dumps in increments of a program that changes memory of every kind: after each restore every byte is checked."""
+import contextlib
+import os
+import signal
+
+import pytest
+
+import hosts
+
+MUTATOR = hosts.BUILD / "tests/flows/mutator"
+
+
+class Mutator:
+    """A running mutator and the checks that it has answered."""
+
+    def __init__(self, host, directory, seed):
+        self.host, self.output_path = host, directory / "output"
+        work = directory / "files"
+        work.mkdir()
+        self.pid = host.start([str(MUTATOR), str(seed), str(work)], output=self.output_path, cwd=work).pid
+        self.checks = 0
+        hosts.wait_until(lambda: "ready" in self.output())
+
+    def output(self):
+        return self.output_path.read_text() if self.output_path.exists() else ""
+
+    def check(self, host=None):
+        self.checks += 1
+        assert (host or self.host).kill(self.pid, signal.SIGUSR1)
+        hosts.wait_until(lambda: f"ok {self.checks} " in self.output() or "bad" in self.output(),
+                         explain=lambda: f"check {self.checks}: {self.output()}")
+        assert "bad" not in self.output(), self.output()
+
+    def steps(self):
+        """Some hundred steps later."""
+        self.check()
+
+
+def keepers(host):
+    found = set()
+    for pid in host.pids():
+        with contextlib.suppress(OSError):
+            if (host.proc / str(pid) / "comm").read_text().strip() == "criu-keeper":
+                found.add(pid)
+    return found
+
+
+def stats_of(result):
+    """The figures of --display-stats by their names."""
+    lines = [line.split(":") for line in result.output.splitlines() if ":" in line]
+    return {name.strip(): int(value.split()[0]) for name, value in lines if value.split()[:1] and value.split()[0].isdigit()}
+
+
+@contextlib.contextmanager
+def running(directory, seed):
+    with hosts.Host() as host:
+        yield host, Mutator(host, directory, seed)
+
+
+def pre_dump(host, pid, images, *options, parent=None):
+    images.mkdir()
+    previous = ["--prev-images-dir", os.path.relpath(parent, images)] if parent else []
+    return hosts.Criu(host).good("pre-dump", pid, images, *previous, "--display-stats", *options)
+
+
+def dump(host, pid, images, *options, parent=None):
+    previous = ["--prev-images-dir", os.path.relpath(parent, images)] if parent else []
+    return hosts.Criu(host).dump(pid, images, *previous, "--display-stats", *options)
+
+
+@pytest.mark.parametrize("seed", range(1, 5))
+def test_chain(directory, seed):
+    with running(directory, seed) as (host, mutator):
+        parent = None
+        for number in range(3):
+            images = directory / f"pre{number}"
+            pre_dump(host, mutator.pid, images, parent=parent)
+            parent = images
+            mutator.steps()
+        result = dump(host, mutator.pid, directory / "last", "--track-mem", parent=parent)
+        assert stats_of(result)["Memory pages skipped from parent"] > 0
+        host.wait_empty()
+        hosts.Criu(host).restore(mutator.pid, directory / "last")
+        mutator.check()
+        mutator.check()
