@@ -63,6 +63,19 @@ def test_killed_at_any_moment(running, directory):
     faults.unharmed(running, before, "after the next dump")
 
 
+def test_held_up(running, directory):
+    """criu itself is stopped for longer than the threads wait for it: they go on, and the dump begins anew."""
+    before = faults.state(running.host)
+    length = sorted(killed_dump(running, directory).seconds for _ in range(3))[1]
+    steps = 12
+    for step in range(steps):
+        script = f"{hosts.CRIU} dump -t {running.pid} -D {directory}/images --leave-running --tcp-established & " \
+                 f"sleep {length * step / steps:.6f}; kill -STOP $!; sleep 0.8; kill -CONT $!; wait $!"
+        result = running.host.run(["bash", "-c", script])
+        assert result.status == 0, result
+        faults.unharmed(running, before, f"held up after {step * 100 // steps} %")
+
+
 def test_interrupted_dump(running, directory):
     """Ctrl-C or SIGTERM: the dump ends, the tree runs."""
     before = faults.state(running.host)
