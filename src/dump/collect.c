@@ -15,6 +15,7 @@
 #include "kinds/fd/regular.h"
 #include "kinds/mem/memory.h"
 #include "kinds/task/task_kind.h"
+#include "kinds/task/thread_facts.h"
 
 static CoreEntry *new_core(struct dump *dump, bool with_thread)
 {
@@ -196,6 +197,8 @@ int collect_tree(struct dump *dump)
 		error = give_ids(dump);
 	if (!error)
 		error = memory_collect(dump);
+	if (!error)
+		thread_facts_read(dump);
 	for (size_t i = 0; i < dump->task_count && !error; i++) {
 		struct dump_task *task = dump->tasks[i];
 		if (task->state == TASK_STATE_DEAD)
@@ -204,5 +207,6 @@ int collect_tree(struct dump *dump)
 		if (!error)
 			error = collect_kinds(dump, task);
 	}
+	thread_facts_release(dump);
 	return error;
 }

@@ -26,7 +26,7 @@ enum {
 };
 
 /* A thread that criu does not come back to goes on after this; it only matters when criu is killed. */
-static const uint64_t PATIENCE_NS = 500000000, PATIENCE_PER_THREAD_NS = 1000000;
+static const uint64_t PATIENCE_NS = 1000000000, PATIENCE_PER_THREAD_NS = 2000000;
 
 /* What one thread was asked. */
 struct inspection {

@@ -24,6 +24,7 @@
 struct fd_kind;
 struct injection; /* inject/injection.h: what criu has placed inside one task */
 struct thread_status;
+struct thread_facts;
 struct seccomp_filters;     /* kinds/task/seccomp.c */
 struct time_namespace_dump; /* kinds/ns/time_namespace.c */
 struct memory_map;          /* kinds/mem: the mappings of one task */
@@ -38,6 +39,7 @@ struct dump_thread {
 	int stop_signal;                    /* of the group stop it was found in; 0 = it was running */
 	CoreEntry *core;                    /* what the images will say; filled by the task kinds */
 	const struct thread_status *status; /* kinds/task/thread_status.h; NULL = not read yet */
+	struct thread_facts *facts;         /* kinds/task/thread_facts.h; NULL outside of collect_tree() */
 };
 
 /* One slot of a descriptor table. */

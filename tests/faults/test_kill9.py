@@ -70,7 +70,7 @@ def test_held_up(running, directory):
     steps = 12
     for step in range(steps):
         script = f"{hosts.CRIU} dump -t {running.pid} -D {directory}/images --leave-running --tcp-established & " \
-                 f"sleep {length * step / steps:.6f}; kill -STOP $!; sleep 0.8; kill -CONT $!; wait $!"
+                 f"sleep {length * step / steps:.6f}; kill -STOP $!; sleep 1.5; kill -CONT $!; wait $!"
         result = running.host.run(["bash", "-c", script])
         assert result.status == 0, result
         faults.unharmed(running, before, f"held up after {step * 100 // steps} %")

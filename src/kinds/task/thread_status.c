@@ -5,6 +5,7 @@
 
 #include "base/fd.h"
 #include "kernel/proc.h"
+#include "kinds/task/thread_facts.h"
 
 static int parse_number(const char *text, const char *name, int base, uint64_t *ret_value)
 {
@@ -102,9 +103,15 @@ int thread_status_refresh(struct dump *dump, struct dump_thread *thread, const s
 	struct thread_status *status = arena_alloc(&dump->arena, sizeof(*status));
 	_cleanup_free_ char *text = NULL;
 	char path[48];
+	int error = 0;
 
-	snprintf(path, sizeof(path), "task/%d/status", thread->tid);
-	int error = read_text_at(thread->task->proc_dirfd, path, &text, NULL);
+	if (thread->facts && (thread->facts->status || thread->facts->status_error)) {
+		error = thread->facts->status_error;
+		text = TAKE_POINTER(thread->facts->status);
+	} else {
+		snprintf(path, sizeof(path), "task/%d/status", thread->tid);
+		error = read_text_at(thread->task->proc_dirfd, path, &text, NULL);
+	}
 	if (!error)
 		error = parse_status(dump, text, status);
 	if (error < 0)

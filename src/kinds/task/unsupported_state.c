@@ -12,81 +12,42 @@
 #include "base/fd.h"
 #include "kernel/uapi.h"
 #include "kinds/task/task_kind.h"
+#include "kinds/task/thread_facts.h"
 #include "kinds/task/thread_status.h"
 
 enum { USER_DISPATCH_OFF = 0 };
 
-/*
- * A thread can leave some of its process's namespaces. Leaving the mounts means leaving the working directory of the
- * others too, which is looked at anyway.
- */
-static const struct namespace_kind {
-	const char *name, *what;
-	bool per_thread;
-} namespaces[] = {
-	{"user", "user ids", false}, {"pid", "process ids", false}, {"mnt", "mounts", false},
-	{"net", "network", true},    {"ipc", "IPC", true},          {"uts", "host name", true},
-	{"cgroup", "cgroups", true},
-};
-
-static int namespace_inode(int dirfd, const char *path, uint64_t *ret_inode)
-{
-	char link[64], *digits;
-	ssize_t length = readlinkat(dirfd, path, link, sizeof(link) - 1);
-
-	if (length < 0)
-		return -errno;
-	link[length] = '\0';
-	digits = strchr(link, '[');
-	*ret_inode = digits ? strtoull(digits + 1, NULL, 10) : 0;
-	return *ret_inode ? 0 : -EPROTO;
-}
-
-/* Criu's own, 0 for a kind that the kernel does not have. */
 static int read_own_namespaces(struct dump *dump)
 {
-	uint64_t *own = arena_alloc(&dump->arena, ARRAY_SIZE(namespaces) * sizeof(*own));
+	uint64_t *own = arena_alloc(&dump->arena, THREAD_NAMESPACE_COUNT * sizeof(*own));
+	int error = thread_facts_own_namespaces(own);
 
-	for (size_t i = 0; i < ARRAY_SIZE(namespaces); i++) {
-		char path[48];
-		snprintf(path, sizeof(path), "/proc/self/ns/%s", namespaces[i].name);
-		int error = namespace_inode(AT_FDCWD, path, &own[i]);
-		if (error < 0 && error != -ENOENT)
-			return fail_errno(&dump->failure, error, "own-namespace", path, "mount /proc",
-					  "cannot read it");
-	}
+	if (error < 0)
+		return fail_errno(&dump->failure, error, "own-namespace", "/proc/self/ns", "mount /proc",
+				  "cannot read criu's own namespaces");
 	dump->own_namespaces = own;
 	return 0;
 }
 
-static int check_namespace(struct dump *dump, struct dump_thread *thread, size_t index)
+static int check_namespaces(struct dump *dump, struct dump_thread *thread)
 {
-	const struct namespace_kind *kind = &namespaces[index];
-	uint64_t other;
-	char path[48];
+	const struct thread_facts *facts = thread->facts;
 
-	if (!dump->own_namespaces[index])
-		return 0;
-	snprintf(path, sizeof(path), "task/%d/ns/%s", thread->tid, kind->name);
-	int error = namespace_inode(thread->task->proc_dirfd, path, &other);
-	if (error < 0)
-		return fail_errno(&dump->failure, error, "task-namespace", dump_task_name(dump, thread->task), NULL,
-				  "cannot read the namespaces of thread %d", thread->tid);
-	if (other == dump->own_namespaces[index])
-		return 0;
-	return fail(&dump->failure, EOPNOTSUPP, "task-namespace", dump_task_name(dump, thread->task),
-		    "run criu inside the same namespaces: nsenter -t PID -a criu dump …",
-		    "thread %d is in another %s namespace than criu (%s)", thread->tid, kind->name, kind->what);
-}
-
-static int check_namespaces(struct dump *dump, struct dump_thread *thread, bool leader)
-{
 	if (!dump->own_namespaces && read_own_namespaces(dump) < 0)
 		return -dump->failure.error;
-	for (size_t i = 0; i < ARRAY_SIZE(namespaces); i++) {
-		int error = leader || namespaces[i].per_thread ? check_namespace(dump, thread, i) : 0;
-		if (error < 0)
-			return error;
+	if (facts->namespace_error)
+		return fail_errno(&dump->failure, facts->namespace_error, "task-namespace",
+				  dump_task_name(dump, thread->task), NULL, "cannot read the namespaces of thread %d",
+				  thread->tid);
+	for (size_t i = 0; i < THREAD_NAMESPACE_COUNT; i++) {
+		const struct thread_namespace *kind = &thread_namespaces[i];
+		if (!kind->per_thread && thread->tid != thread->task->pid)
+			continue;
+		if (facts->namespaces[i] != dump->own_namespaces[i])
+			return fail(&dump->failure, EOPNOTSUPP, "task-namespace", dump_task_name(dump, thread->task),
+				    "run criu inside the same namespaces: nsenter -t PID -a criu dump …",
+				    "thread %d is in another %s namespace than criu (%s)", thread->tid, kind->name,
+				    kind->what);
 	}
 	return 0;
 }
@@ -163,7 +124,7 @@ static int collect_thread(struct dump *dump, struct dump_thread *thread)
 	error = check_user_dispatch(dump, thread);
 	if (!error)
 		error = check_unshared(dump, thread);
-	return error ? error : check_namespaces(dump, thread, thread->tid == thread->task->pid);
+	return error ? error : check_namespaces(dump, thread);
 }
 
 const struct task_kind unsupported_state_kind = {
