@@ -175,6 +175,7 @@ void protocol_init(struct protocol *protocol, struct stream *stream, enum migrat
 void protocol_destroy(struct protocol *protocol)
 {
 	pthread_mutex_destroy(&protocol->send_lock);
+	protocol->stream = NULL;
 }
 
 static bool is_allowed(const struct protocol *protocol, enum migrate_side sender, uint32_t type)
@@ -293,6 +294,9 @@ void protocol_send_abort(struct protocol *protocol, const struct failure *failur
 	MigrateAbort abort = MIGRATE_ABORT__INIT;
 	struct failure ignored = {};
 
+	/* Nothing is connected yet, or any more. */
+	if (!protocol->stream)
+		return;
 	abort.error = failure->error ? failure->error : ECANCELED;
 	abort.code = (char *)failure->code;
 	abort.object = (char *)failure->object;

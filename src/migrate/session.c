@@ -249,22 +249,29 @@ int session_ask_status(struct session *session, enum migrate_state own_state, st
 	return 0;
 }
 
-/* Proves that the connection belongs to the session. */
-static int join(struct session *session, struct stream *stream, enum connection_role role, uint32_t index,
-		struct failure *failure)
+/* Opens a connection and proves that it belongs to the session. The answer is on its way. */
+static int start_join(struct session *session, enum connection_role role, uint32_t index, struct failure *failure,
+		      struct stream **ret_stream)
 {
-	_cleanup_message_ struct message message = {};
 	MigrateJoin joining = MIGRATE_JOIN__INIT;
 	uint8_t proof[SESSION_PROOF_BYTES];
 
+	int r = open_link(session, PREAMBLE_JOIN, failure, ret_stream);
+	if (r < 0)
+		return r;
 	session_proof(session->secret, SESSION_JOIN_LABEL, role, index, proof);
 	joining.session_id = (ProtobufCBinaryData){SESSION_ID_BYTES, session->id};
 	joining.index = index;
 	joining.role = role;
 	joining.proof = (ProtobufCBinaryData){SESSION_PROOF_BYTES, proof};
-	int r = message_send(stream, MESSAGE_JOIN, &joining, failure);
-	if (!r)
-		r = message_receive(stream, 1u << MESSAGE_JOIN_ANSWER, failure, &message);
+	return message_send(*ret_stream, MESSAGE_JOIN, &joining, failure);
+}
+
+static int finish_join(struct stream *stream, uint32_t index, struct failure *failure)
+{
+	_cleanup_message_ struct message message = {};
+
+	int r = message_receive(stream, 1u << MESSAGE_JOIN_ANSWER, failure, &message);
 	if (r < 0)
 		return r;
 	if (((MigrateJoinAnswer *)message.body)->index != index)
@@ -274,34 +281,31 @@ static int join(struct session *session, struct stream *stream, enum connection_
 	return 0;
 }
 
-static int open_joined(struct session *session, enum connection_role role, uint32_t index, struct failure *failure,
-		       struct stream **ret_stream)
-{
-	_cleanup_stream_ struct stream *stream = NULL;
-
-	int r = open_link(session, PREAMBLE_JOIN, failure, &stream);
-	if (!r)
-		r = join(session, stream, role, index, failure);
-	if (r < 0)
-		return r;
-	*ret_stream = TAKE_POINTER(stream);
-	return 0;
-}
-
+/* All are started before the first answer is waited for: each may have to log in through ssh. */
 int session_open_data(struct session *session, struct failure *failure)
 {
-	for (unsigned i = 0; i < session->connections; i++) {
-		int r = open_joined(session, CONNECTION_PAGES, i, failure, &session->data[i]);
+	int r = 0;
 
-		if (r < 0)
-			return r;
-		session->data_count = i + 1;
-	}
-	return 0;
+	for (unsigned i = 0; i < session->connections && !r; i++)
+		r = start_join(session, CONNECTION_PAGES, i, failure, &session->data[i]);
+	for (unsigned i = 0; i < session->connections && !r; i++)
+		r = finish_join(session->data[i], i, failure);
+	if (!r)
+		session->data_count = session->connections;
+	return r;
 }
 
 int session_open(struct session *session, enum connection_role role, struct failure *failure,
 		 struct stream **ret_stream)
 {
-	return open_joined(session, role, session->next_index++, failure, ret_stream);
+	_cleanup_stream_ struct stream *stream = NULL;
+	uint32_t index = session->next_index++;
+
+	int r = start_join(session, role, index, failure, &stream);
+	if (!r)
+		r = finish_join(stream, index, failure);
+	if (r < 0)
+		return r;
+	*ret_stream = TAKE_POINTER(stream);
+	return 0;
 }

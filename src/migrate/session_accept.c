@@ -270,8 +270,7 @@ int session_accept_data(struct session *session, struct failure *failure)
 		enum connection_role role;
 		uint32_t index;
 
-		int r = session_accept_connection(session, SESSION_SETUP_TIMEOUT_MS * 2, failure, &role, &index,
-						  &stream);
+		int r = session_accept_connection(session, SESSION_JOIN_TIMEOUT_MS, failure, &role, &index, &stream);
 		if (r < 0)
 			return r;
 		if (role != CONNECTION_PAGES || session->data[index])

@@ -13,7 +13,10 @@
 #define SESSION_CODECS ((1u << FRAME_CODEC_COUNT) - 1)
 
 /* Of each message while a connection is made. */
-enum { SESSION_SETUP_TIMEOUT_MS = 15000 };
+enum {
+	SESSION_SETUP_TIMEOUT_MS = 15000,
+	SESSION_JOIN_TIMEOUT_MS = 60000, /* a login through ssh may take long */
+};
 
 /* Addresses of this machine itself; unix sockets are. */
 bool is_loopback_address(const struct sockaddr *address);
