@@ -302,7 +302,8 @@ void protocol_send_abort(struct protocol *protocol, const struct failure *failur
 	abort.object = (char *)failure->object;
 	abort.cause = (char *)failure->cause;
 	abort.hint = (char *)failure->hint;
-	protocol_send(protocol, MESSAGE_ABORT, &abort, &ignored);
+	if (protocol_send(protocol, MESSAGE_ABORT, &abort, &ignored) == 0)
+		stream_linger(protocol->stream);
 }
 
 /* ---- proofs ---- */

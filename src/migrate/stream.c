@@ -16,6 +16,7 @@
 #include <poll.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
@@ -23,12 +24,16 @@
 #include "base/fd.h"
 #include "base/log.h"
 
+enum { LINGER_MS = 1000 };
+
 /* ---- descriptors as carrier ---- */
 
 static ssize_t fd_read(struct stream *stream, void *buffer, size_t size)
 {
 	ssize_t count;
 
+	if (__atomic_load_n(&stream->stopped, __ATOMIC_ACQUIRE))
+		return 0;
 	do
 		count = read(stream->read_fd, buffer, size);
 	while (count < 0 && errno == EINTR);
@@ -40,6 +45,8 @@ static ssize_t fd_writev(struct stream *stream, const struct iovec *parts, int c
 	struct msghdr message = {.msg_iov = (struct iovec *)parts, .msg_iovlen = (size_t)count};
 	ssize_t done;
 
+	if (__atomic_load_n(&stream->stopped, __ATOMIC_ACQUIRE))
+		return -EPIPE;
 	/* A lost peer must be an error, not a signal. Pipes cannot say so: their users ignore SIGPIPE. */
 	do
 		done = stream->is_socket ? sendmsg(stream->write_fd, &message, MSG_NOSIGNAL)
@@ -88,7 +95,10 @@ int stream_from_fds(int read_fd, int write_fd, const char *peer, struct stream *
 		.holder_fd = -1,
 		.timeout_ms = -1,
 		.is_socket = is_socket(write_fd),
+		.stop_fd = -1,
 	};
+	if (!stream->is_socket)
+		stream->stop_fd = eventfd(0, EFD_CLOEXEC);
 	snprintf(stream->peer, sizeof(stream->peer), "%s", peer);
 	int r = make_nonblocking(read_fd) ?: make_nonblocking(write_fd);
 	if (r < 0) {
@@ -206,15 +216,19 @@ int stream_connect_tcp(const char *host, uint16_t port, int timeout_ms, struct f
 /* Returns 1 (ready), 0 (time over), -ECANCELED or -errno. */
 static int wait_for(const struct stream *stream, int fd, short events, int timeout_ms)
 {
-	struct pollfd waits[2] = {{.fd = fd, .events = events}, {.fd = stream->cancel_fd, .events = POLLIN}};
+	struct pollfd waits[3] = {
+		{.fd = fd, .events = events},
+		{.fd = stream->cancel_fd, .events = POLLIN},
+		{.fd = stream->stop_fd, .events = POLLIN},
+	};
 	int ready;
 
 	do
-		ready = poll(waits, stream->cancel_fd >= 0 ? 2 : 1, timeout_ms);
+		ready = poll(waits, ARRAY_SIZE(waits), timeout_ms);
 	while (ready < 0 && errno == EINTR);
 	if (ready < 0)
 		return -errno;
-	if (stream->cancel_fd >= 0 && waits[1].revents)
+	if (waits[1].revents)
 		return -ECANCELED;
 	return ready ? 1 : 0;
 }
@@ -344,15 +358,28 @@ void stream_shutdown(struct stream *stream)
 			shutdown(stream->read_fd, SHUT_RDWR);
 		return;
 	}
-	/* Pipes have no shutdown: a pair of dead descriptors in their place ends the calls of other threads. */
-	int fds[2];
+	/* Pipes have no shutdown: whoever waits for one also waits for this. */
+	const uint64_t one = 1;
 
-	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, fds) < 0)
+	__atomic_store_n(&stream->stopped, true, __ATOMIC_RELEASE);
+	write_full(stream->stop_fd, &one, sizeof(one));
+}
+
+void stream_linger(struct stream *stream)
+{
+	uint64_t end_ns = now_ns() + (uint64_t)LINGER_MS * 1000000, now;
+	char bytes[4096];
+
+	if (!stream->is_socket || shutdown(stream->write_fd, SHUT_WR) < 0)
 		return;
-	close(fds[1]);
-	dup3(fds[0], stream->read_fd, O_CLOEXEC);
-	dup3(fds[0], stream->write_fd, O_CLOEXEC);
-	close(fds[0]);
+	while ((now = now_ns()) < end_ns) {
+		ssize_t count = stream_fd_operations.read(stream, bytes, sizeof(bytes));
+
+		if (count == 0 || (count < 0 && count != -EAGAIN))
+			return;
+		if (count < 0 && wait_for(stream, stream->read_fd, POLLIN, (int)((end_ns - now) / 1000000)) <= 0)
+			return;
+	}
 }
 
 void stream_forget(struct stream **stream)
@@ -366,6 +393,8 @@ void stream_forget(struct stream **stream)
 		close(closed->read_fd);
 	if (closed->write_fd >= 0 && closed->write_fd != closed->read_fd)
 		close(closed->write_fd);
+	if (closed->stop_fd >= 0)
+		close(closed->stop_fd);
 	if (closed->holder_fd >= 0)
 		close(closed->holder_fd);
 	closed->operations->free(closed);

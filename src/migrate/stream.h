@@ -45,6 +45,8 @@ struct stream {
 	int holder_fd;          /* owned: something that is to end with the stream; -1 = none */
 	int timeout_ms;         /* of each wait; -1 = none */
 	bool is_socket;         /* shutdown(2) works */
+	int stop_fd;            /* of pipes: an eventfd that stream_shutdown() makes readable; -1 = a socket */
+	bool stopped;           /* of pipes: stream_shutdown() was called */
 	uint64_t write_wait_ns; /* that the writing thread waited for the link in all; its own */
 	char peer[160];         /* for failures and the log: "10.0.0.2:7777", "ssh user@host" */
 };
@@ -113,6 +115,11 @@ void stream_set_cancel(struct stream *stream, int cancel_fd);
  * thread that knows that the stream is not closed yet.
  */
 void stream_shutdown(struct stream *stream);
+/*
+ * After the last thing that this side has to say: ends its direction and waits a moment for the other side to do the
+ * same. Closing while something unread has arrived would make the kernel throw away what was just sent.
+ */
+void stream_linger(struct stream *stream);
 /* Says good-bye, closes, frees; an ssh child is waited for. *stream becomes NULL. NULL is fine. */
 void stream_close(struct stream **stream);
 

@@ -386,6 +386,7 @@ static int shake_hands(struct stream *stream, const struct tls_credentials *cred
 			/* Tells the other side why. */
 			gnutls_alert_send_appropriate(tls->session, error);
 			flush(stream);
+			stream_linger(stream);
 			return handshake_failure(stream, credentials, error, failure);
 		}
 		if (r < 0)

@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -542,6 +543,34 @@ static void test_cancel(void **state)
 	close(event_fd);
 }
 
+static void *read_byte(void *stream)
+{
+	char byte;
+
+	return (void *)(intptr_t)stream_read_full(stream, &byte, 1);
+}
+
+/* sshd gives pipes to its commands: a thread that waits for one must leave too. */
+static void test_shutdown_of_pipes(void **state)
+{
+	struct stream *stream;
+	int in[2], out[2];
+	pthread_t thread;
+	void *result;
+
+	assert_int_equal(pipe(in), 0);
+	assert_int_equal(pipe(out), 0);
+	assert_int_equal(stream_from_fds(in[0], out[1], "pipes", &stream), 0);
+	assert_int_equal(pthread_create(&thread, NULL, read_byte, stream), 0);
+	stream_shutdown(stream);
+	assert_int_equal(pthread_join(thread, &result), 0);
+	assert_int_equal((int)(intptr_t)result, -ENODATA);
+	assert_int_equal(stream_write_full(stream, "x", 1), -EPIPE);
+	stream_close(&stream);
+	close(in[1]);
+	close(out[0]);
+}
+
 static int make_directory(void **state)
 {
 	return mkdtemp(directory) ? 0 : -1;
@@ -559,10 +588,15 @@ int main(int count, char **arguments)
 	if (count > 2 && !strcmp(arguments[1], "receive"))
 		return receive_by_ssh(count, arguments);
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_endpoints),  cmocka_unit_test(test_plain),
-		cmocka_unit_test(test_shared_key), cmocka_unit_test(test_certificates),
-		cmocka_unit_test(test_ssh),        cmocka_unit_test(test_not_in_clear_text),
-		cmocka_unit_test(test_garbage),    cmocka_unit_test(test_cancel),
+		cmocka_unit_test(test_endpoints),
+		cmocka_unit_test(test_plain),
+		cmocka_unit_test(test_shared_key),
+		cmocka_unit_test(test_certificates),
+		cmocka_unit_test(test_ssh),
+		cmocka_unit_test(test_not_in_clear_text),
+		cmocka_unit_test(test_garbage),
+		cmocka_unit_test(test_cancel),
+		cmocka_unit_test(test_shutdown_of_pipes),
 	};
 
 	return cmocka_run_group_tests(tests, make_directory, remove_directory);
