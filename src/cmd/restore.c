@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "base/fd.h"
+#include "image/page_chain.h"
 #include "cmd/command.h"
 
 #include "stats.pb-c.h"
@@ -102,6 +103,9 @@ int verb_restore(struct command *command)
 		report_event("start", "{s:s, s:i}", "command", "restore", "tree", (int)options->tree);
 	r = restore_run(&restore_options, &command->failure, &status);
 	progress_end(&command->progress);
+	/* Only now: a restore that fails must leave its images. */
+	if (!r && options->auto_dedup)
+		r = images_dedup(command->images_dirfd, true, &command->failure, &(uint64_t){0});
 	if (r < 0)
 		return r;
 	if (options->display_stats)

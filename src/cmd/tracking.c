@@ -8,6 +8,7 @@
 #include "base/fd.h"
 #include "base/log.h"
 #include "image/image.h"
+#include "image/page_chain.h"
 
 #include "inventory.pb-c.h"
 
@@ -104,6 +105,17 @@ int tracking_open(struct command *command, struct dump_options *options, struct 
 	return 0;
 }
 
+static int free_replaced(struct command *command, bool all)
+{
+	uint64_t bytes;
+	char text[32];
+	int error = images_dedup(command->images_dirfd, all, &command->failure, &bytes);
+
+	if (!error)
+		log_info("%s of older pages are free", bytes_text(bytes, text, sizeof(text)));
+	return error;
+}
+
 int tracking_close(struct command *command, struct tracking *tracking, int result, bool tree_lives)
 {
 	bool keep = tree_lives && (command->options->track_mem || command->verb->bit == VERB_PRE_DUMP);
@@ -115,5 +127,12 @@ int tracking_close(struct command *command, struct tracking *tracking, int resul
 	else if (!result && tracking->key.root && (tracking->tracker || !tree_lives))
 		keeper_end(&tracking->key);
 	tracker_free(tracking->tracker);
+	if (!result && command->options->auto_dedup && tracking->made_link)
+		result = free_replaced(command, false);
 	return result;
+}
+
+int verb_dedup(struct command *command)
+{
+	return free_replaced(command, false);
 }

@@ -12,6 +12,8 @@ const struct verb verbs[] = {
 	 "write the memory of a tree while it runs, for a dump that follows"},
 	{"restore", VERB_RESTORE, VERB_IMAGES_READ, false, verb_restore, NULL, "[-- COMMAND…]",
 	 "make the tree again from its images"},
+	{"dedup", 0, VERB_IMAGES_READ, false, verb_dedup, NULL, "",
+	 "free the room of pages in parent images that newer images replace"},
 	{"kill", VERB_KILL, VERB_IMAGES_IF_GIVEN, true, verb_kill, NULL, "",
 	 "end a tree that `dump --leave-stopped` left"},
 	{"resume", VERB_RESUME, VERB_IMAGES_IF_GIVEN, true, verb_resume, NULL, "",
@@ -30,7 +32,6 @@ const struct verb verbs[] = {
 
 	{"page-server", 0, VERB_IMAGES_NONE, false, NULL, "migration", "", "receive memory for images"},
 	{"lazy-pages", 0, VERB_IMAGES_NONE, false, NULL, "migration", "", "bring memory to a restored tree"},
-	{"dedup", 0, VERB_IMAGES_NONE, false, NULL, "migration", "", "free pages that newer images replace"},
 	{"cpuinfo", 0, VERB_IMAGES_NONE, false, NULL, "migration", "", "compare processors of two machines"},
 	{"service", VERB_SERVICE, VERB_IMAGES_NONE, false, NULL, "the RPC service", "", "serve requests on a socket"},
 	{"swrk", VERB_SERVICE, VERB_IMAGES_NONE, false, NULL, "the RPC service", "", "serve one caller's requests"},

@@ -37,6 +37,7 @@ const struct verb *verb_find(const char *name);
 
 int verb_dump(struct command *command);
 int verb_pre_dump(struct command *command);
+int verb_dedup(struct command *command);
 int verb_restore(struct command *command);
 int verb_check(struct command *command);
 int verb_kill(struct command *command);

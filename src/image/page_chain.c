@@ -220,6 +220,26 @@ int page_chain_open(struct page_chain *chain, uint32_t source, int *ret_fd)
 	return 0;
 }
 
+uint32_t page_chain_source_count(const struct page_chain *chain)
+{
+	return chain->source_count;
+}
+
+bool page_chain_is_parent(const struct page_chain *chain, uint32_t source)
+{
+	return chain->sources[source].level > 0;
+}
+
+int page_chain_reopen(const struct page_chain *chain, uint32_t source)
+{
+	const struct page_source *entry = &chain->sources[source];
+	char name[64];
+
+	image_name(IMAGE_PAGES, entry->pages_id, name, sizeof(name));
+	int fd = openat(chain->levels[entry->level].dirfd, name, O_RDWR | O_NOFOLLOW | O_CLOEXEC);
+	return fd < 0 ? -errno : fd;
+}
+
 void page_chain_close_files(struct page_chain *chain)
 {
 	for (size_t i = 0; chain && i < chain->source_count; i++)

@@ -63,6 +63,12 @@ void page_chain_close_files(struct page_chain *chain);
 /* Calls @move for the descriptor of each directory, to get it out of the way. Returns 0 or what @move does. */
 int page_chain_move_directories(struct page_chain *chain, int (*move)(void *context, int *fd), void *context);
 
+/* For those who change the files: how many sources there are, whether one is in parent images, another descriptor. */
+uint32_t page_chain_source_count(const struct page_chain *chain);
+bool page_chain_is_parent(const struct page_chain *chain, uint32_t source);
+/* Writable, the caller's. Returns -errno if that fails. */
+int page_chain_reopen(const struct page_chain *chain, uint32_t source);
+
 /* ---- of a directory ---- */
 
 /*
@@ -83,3 +89,13 @@ size_t page_places_find(const struct page_places *places, uint64_t address);
  */
 bool page_places_part(const struct page_places *places, size_t *index, uint64_t start, uint64_t end,
 		      struct page_place *ret_part);
+
+/* ---- giving room back ---- */
+
+/*
+ * Frees the blocks of pages that are in parents of the images at @dirfd and that these images do not need: newer ones
+ * replace them, or they are nobody's any more. Older images of the chain cannot be restored after that. With @all, the
+ * pages that the images do need are freed too (they have been restored).
+ * Returns 0 or a failure; *ret_bytes is what was asked to be freed.
+ */
+int images_dedup(int dirfd, bool all, struct failure *failure, uint64_t *ret_bytes);

@@ -84,3 +84,63 @@ def test_chain(directory, seed):
         hosts.Criu(host).restore(mutator.pid, directory / "last")
         mutator.check()
         mutator.check()
+
+
+def test_leave_running_again_and_again(directory):
+    """Each dump of the row can be restored; here the last, whose pages lie in all of them."""
+    with running(directory, 11) as (host, mutator):
+        parent = None
+        for number in range(4):
+            images = directory / f"images{number}"
+            result = dump(host, mutator.pid, images, "--track-mem", "--leave-running", parent=parent)
+            if parent:
+                assert stats_of(result)["Memory pages skipped from parent"] > 0
+            parent = images
+            hosts.wait_until(lambda: keepers(host))
+            mutator.check()
+        dump(host, mutator.pid, directory / "last", parent=parent)
+        host.wait_empty()
+        hosts.Criu(host).good("dedup", None, directory / "last")
+        hosts.Criu(host).restore(mutator.pid, directory / "last", "--auto-dedup")
+        mutator.check()
+
+
+def test_killed_keeper_means_a_full_dump(directory):
+    with running(directory, 12) as (host, mutator):
+        pre_dump(host, mutator.pid, directory / "pre")
+        for keeper in hosts.wait_until(lambda: keepers(host)):
+            assert host.kill(keeper)
+        hosts.wait_until(lambda: not keepers(host))
+        result = dump(host, mutator.pid, directory / "last", "--track-mem", parent=directory / "pre")
+        assert stats_of(result)["Memory pages skipped from parent"] == 0
+        host.wait_empty()
+        hosts.Criu(host).restore(mutator.pid, directory / "last")
+        mutator.check()
+
+
+def test_other_images_are_no_parents(directory):
+    with running(directory, 13) as (host, mutator):
+        pre_dump(host, mutator.pid, directory / "pre1")
+        mutator.check()
+        pre_dump(host, mutator.pid, directory / "pre2", parent=directory / "pre1")
+        result = dump(host, mutator.pid, directory / "last", "--track-mem", parent=directory / "pre1")
+        assert stats_of(result)["Memory pages skipped from parent"] == 0
+        host.wait_empty()
+        hosts.Criu(host).restore(mutator.pid, directory / "last")
+        mutator.check()
+
+
+@pytest.mark.parametrize("stage", ["frozen", "collected", "released", "scanned", "pages"])
+def test_killed_pre_dump_leaves_the_tree(directory, stage):
+    with running(directory, 14) as (host, mutator):
+        pre_dump(host, mutator.pid, directory / "pre1")
+        (directory / "pre2").mkdir()
+        killed = hosts.Criu(host).run("pre-dump", mutator.pid, directory / "pre2", "--prev-images-dir", "../pre1",
+                                      "--die-at", stage)
+        assert killed.status in (-9, 137), killed
+        mutator.check()
+        result = dump(host, mutator.pid, directory / "last", "--track-mem", parent=directory / "pre1")
+        assert stats_of(result)["Memory pages skipped from parent"] == 0
+        host.wait_empty()
+        hosts.Criu(host).restore(mutator.pid, directory / "last")
+        mutator.check()
