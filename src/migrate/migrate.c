@@ -17,6 +17,7 @@
 #include "dump/stopped.h"
 #include "kernel/proc.h"
 #include "kinds/mem/memory.h"
+#include "kinds/mem/track.h"
 #include "migrate/address.h"
 #include "migrate/channel_sink.h"
 #include "migrate/journal.h"
@@ -163,18 +164,14 @@ static bool is_private_anonymous(const struct mapping *mapping)
 	       !(mapping->flags & (MAPPING_GROWS_DOWN | MAPPING_DROPPABLE | MAPPING_HUGETLB | MAPPING_SHADOW_STACK));
 }
 
-static void describe_task(struct dump *dump, const struct dump_task *task, MigrateTask *ret_task)
+static void describe_mappings(struct dump *dump, const struct mappings *mappings, MigrateTask *task)
 {
-	const struct mappings *mappings = &task->memory->mappings;
 	MigrateMapping *items = arena_alloc(&dump->arena, mappings->count * sizeof(*items));
 
-	ret_task->pid = ret_task->space_id = task->pid;
-	ret_task->start_time = task->start_time;
-	ret_task->parent_pid = task->parent ? task->parent->pid : 0;
-	ret_task->mappings = arena_alloc(&dump->arena, mappings->count * sizeof(*ret_task->mappings));
+	task->mappings = arena_alloc(&dump->arena, mappings->count * sizeof(*task->mappings));
 	for (size_t i = 0; i < mappings->count; i++) {
 		const struct mapping *mapping = &mappings->items[i];
-		MigrateMapping *item = &items[ret_task->n_mappings];
+		MigrateMapping *item = &items[task->n_mappings];
 		if (!is_private_anonymous(mapping))
 			continue;
 		migrate_mapping__init(item);
@@ -183,8 +180,31 @@ static void describe_task(struct dump *dump, const struct dump_task *task, Migra
 		item->flags = MAP_PRIVATE | MAP_ANONYMOUS | (mapping->flags & MAPPING_NO_RESERVE ? MAP_NORESERVE : 0);
 		item->protection = mapping->protection;
 		item->has_huge = item->huge = mapping->advice >> MADV_HUGEPAGE & 1;
-		ret_task->mappings[ret_task->n_mappings++] = item;
+		task->mappings[task->n_mappings++] = item;
 	}
+}
+
+/*
+ * What the destination makes room for: memory of the root. While the tree runs, its mappings are read here once more,
+ * with the flags that the pre-dump had no time for; what changes meanwhile is put right in the next round.
+ */
+static int describe_task(struct migration *migration, struct dump *dump, const struct dump_task *task,
+			 MigrateTask *ret_task)
+{
+	struct mappings now = {};
+
+	ret_task->pid = ret_task->space_id = task->pid;
+	ret_task->start_time = task->start_time;
+	ret_task->parent_pid = task->parent ? task->parent->pid : 0;
+	if (task->parent)
+		return 0;
+	int error = migration->last ? 0 : mappings_read(task->proc_dirfd, &now);
+	if (error < 0)
+		return fail_errno(&migration->failure, error, "task-maps", dump_task_name(dump, task), NULL,
+				  "cannot read its mappings");
+	describe_mappings(dump, migration->last ? &task->memory->mappings : &now, ret_task);
+	mappings_free(&now);
+	return 0;
 }
 
 /* The other side maps what is announced, and says so before pages come. */
@@ -214,14 +234,16 @@ static int announce(struct migration *migration, struct dump *dump)
 	tree.round = begin.round = migration->round;
 	begin.last = migration->last;
 	tree.tasks = arena_alloc(&dump->arena, dump->task_count * sizeof(*tree.tasks));
-	for (size_t i = 0; i < dump->task_count; i++) {
+	int error = 0;
+	for (size_t i = 0; i < dump->task_count && !error; i++) {
 		if (!dump->tasks[i]->memory)
 			continue;
 		migrate_task__init(&tasks[i]);
-		describe_task(dump, dump->tasks[i], &tasks[i]);
+		error = describe_task(migration, dump, dump->tasks[i], &tasks[i]);
 		tree.tasks[tree.n_tasks++] = &tasks[i];
 	}
-	int error = protocol_send(&migration->session.protocol, MESSAGE_TREE, &tree, &migration->failure);
+	if (!error)
+		error = protocol_send(&migration->session.protocol, MESSAGE_TREE, &tree, &migration->failure);
 	if (!error)
 		error = wait_until_mapped(migration);
 	return error ? error
@@ -357,6 +379,8 @@ static int run_round(struct migration *migration, bool last)
 		return error;
 	dump.images_dirfd = dump.work_dirfd = migration->images_dirfd;
 	dump.end_state = last ? DUMP_END_STOPPED : DUMP_END_RUNNING;
+	dump.pre_dump = !last;
+	dump.tracker = migration->tracker;
 	dump.page_sink = &migration->sink.sink;
 	dump.steps = &dump_steps;
 	migration->last = last;
@@ -437,7 +461,7 @@ static bool is_time_over(const struct migration *migration)
 }
 
 /* Rounds until the rest is small enough. */
-static int __attribute__((unused)) copy_running(struct migration *migration)
+static int copy_running(struct migration *migration)
 {
 	uint64_t downtime_us, before = 0;
 
@@ -461,8 +485,10 @@ static int __attribute__((unused)) copy_running(struct migration *migration)
 
 static int copy(struct migration *migration)
 {
-	int error;
-
+	migration->tracker = tracker_new();
+	int error = copy_running(migration);
+	if (error < 0)
+		return error;
 	if (migration->options->wire.bandwidth)
 		page_channel_set_bandwidth(migration->channel, 0);
 	migration->freeze_us = now_us();
@@ -701,6 +727,7 @@ static void finish(struct migration *migration, int error)
 	if (migration->journal_written && !undecided)
 		journal_remove(&migration->journal);
 	throttle_free(migration->throttle);
+	tracker_free(migration->tracker);
 	page_channel_free(&migration->channel);
 	preflight_free(&migration->preflight);
 	session_close(&migration->session);
