@@ -293,6 +293,10 @@ static int leave_stopped(struct dump *dump)
 	int error = threads_wait_group_stop(count);
 	if (error < 0)
 		return fail_errno(&dump->failure, error, "task-stop", NULL, NULL, "cannot stop the tree");
+	/* Found stopped or not, that is what they are from here on. */
+	for (size_t i = 0; i < dump->task_count; i++)
+		for (size_t t = 0; t < dump->tasks[i]->thread_count; t++)
+			dump->tasks[i]->threads[t].stop_signal = SIGSTOP;
 	thaw_tree(dump);
 	return 0;
 }

@@ -370,4 +370,8 @@ void thaw_tree(struct dump *dump)
 			}
 			thread->seized = false;
 		}
+	for (size_t i = 0; i < dump->task_count; i++)
+		for (size_t t = 0; t < dump->tasks[i]->thread_count; t++)
+			if (dump->tasks[i]->threads[t].stop_signal)
+				proc_await_stop(dump->tasks[i]->pid, dump->tasks[i]->threads[t].tid);
 }

@@ -2,7 +2,9 @@
 #include "kernel/proc.h"
 
 #include <fcntl.h>
+#include <stdio.h>
 #include <string.h>
+#include <time.h>
 #include <sys/syscall.h>
 
 #include "base/fd.h"
@@ -160,4 +162,19 @@ const char *proc_field(const char *text, const char *name)
 		}
 	}
 	return NULL;
+}
+
+void proc_await_stop(pid_t pid, pid_t tid)
+{
+	enum { TRIES = 400, PAUSE_NS = 250 * 1000 };
+	const struct timespec pause = {.tv_nsec = PAUSE_NS};
+	struct proc_stat stat;
+	char path[64];
+
+	snprintf(path, sizeof(path), "/proc/%d/task/%d/stat", pid, tid);
+	for (int tries = 0; tries < TRIES; tries++) {
+		if (proc_read_stat(AT_FDCWD, path, &stat) || stat.state == 'T')
+			return;
+		nanosleep(&pause, NULL);
+	}
 }

@@ -25,6 +25,11 @@ int proc_open(pid_t pid);
 /* Reads and parses @path ("stat", "task/12/stat") below /proc/PID. Returns 0 or -errno (-ESRCH: it is gone). */
 int proc_read_stat(int proc_dirfd, const char *path, struct proc_stat *ret_stat);
 /*
+ * Waits until a thread that was let go within a group stop stands in it: it must have the processor once more for that.
+ * Gives up after a moment, if it was sent on meanwhile or is gone.
+ */
+void proc_await_stop(pid_t pid, pid_t tid);
+/*
  * The numeric names in a directory of /proc/PID ("task", "fd") in ascending order; the caller frees *ret_numbers.
  * Returns 0 or -errno.
  */

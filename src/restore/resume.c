@@ -21,6 +21,7 @@
 #include "base/log.h"
 #include "inject/context.h"
 #include "inject/ptrace.h"
+#include "kernel/proc.h"
 #include "kinds/fd/fd_kind.h"
 #include "kinds/task/registers.h"
 #include "kinds/task/restart.h"
@@ -479,6 +480,9 @@ void resume_release(struct restore *restore)
 			if (ptrace(PTRACE_DETACH, task->entry->threads[t], 0, 0) < 0)
 				log_warn("cannot let thread %u go: %s", task->entry->threads[t], strerror(errno));
 	}
+	for (size_t i = 0; i < restore->task_count; i++)
+		for (size_t t = 0; restore->tasks[i]->state == TASK_STOPPED && t < restore->tasks[i]->thread_count; t++)
+			proc_await_stop(restore->tasks[i]->pid, restore->tasks[i]->entry->threads[t]);
 }
 
 void resume_kill(struct restore *restore, pid_t root_pid)
