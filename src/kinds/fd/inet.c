@@ -5,8 +5,8 @@
  * The kernel tells nearly all of it through getsockopt() on our own descriptor of the socket. It has no call for
  * - which halves of a socket are shut down: poll() shows it (POLLRDHUP, POLLHUP), and the state of a connection;
  * - the connections that wait in a listener's queue: they belong to no descriptor yet. accept() would take them from
- *   the program, so a dump says no unless it may drop them;
- * - the senders of queued datagrams: those are dropped, which UDP may do at any time.
+ *   the program, so a dump says no unless it may drop them.
+ * UDP's own state is in udp.c.
  *
  * At restore, listeners and connections share ports that bind() would refuse to share. A connection is bound in
  * repair mode, which forces its way; a listener is bound and listens with SO_REUSEADDR, while every connection of the
@@ -15,7 +15,6 @@
 #include "kinds/fd/fd_kind.h"
 
 #include <fcntl.h>
-#include <linux/sockios.h>
 #include <linux/tcp.h>
 #include <net/if.h>
 #include <netinet/in.h>
@@ -33,6 +32,7 @@
 #include "kinds/fd/socket_options.h"
 #include "kinds/fd/tcp_connections.h"
 #include "kinds/fd/tcp_stream.h"
+#include "kinds/fd/udp.h"
 
 extern const struct fd_kind inet_kind;
 
@@ -279,17 +279,6 @@ static int dump_tcp(struct dump *dump, const struct target_fd *target, InetSkEnt
 	return 0;
 }
 
-static void dump_udp(const struct target_fd *target, bool connected, InetSkEntry *entry)
-{
-	int waiting = 0;
-
-	entry->state = connected ? TCP_STATE_ESTABLISHED : TCP_STATE_CLOSE;
-	set_shutdown(entry, polled_shutdown(target->fd));
-	if (!ioctl(target->fd, SIOCINQ, &waiting) && waiting > 0)
-		log_warn("task %d: fd %d: unread UDP datagrams on port %u are dropped", target->task->pid,
-			 target->number, entry->src_port);
-}
-
 static void dump_owner(struct dump *dump, const struct target_fd *target, InetSkEntry *entry)
 {
 	entry->has_ns_id = true;
@@ -328,8 +317,8 @@ static int inet_dump(struct dump *dump, const struct target_fd *target, FileEntr
 	file->isk = entry;
 	if (is_tcp(entry))
 		return dump_tcp(dump, target, entry);
-	dump_udp(target, connected, entry);
-	return 0;
+	entry->state = connected ? TCP_STATE_ESTABLISHED : TCP_STATE_CLOSE;
+	return udp_dump(dump, target->fd, entry);
 }
 
 static int inet_dump_finish(struct dump *dump)
@@ -362,6 +351,8 @@ static int check_entry(struct restore *restore, const InetSkEntry *entry)
 		wrong = "state";
 	else if (entry->shutdown > SK_SHUTDOWN__BOTH)
 		wrong = "shutdown";
+	else
+		wrong = udp_wrong_part(entry);
 	if (wrong)
 		return fail(&restore->failure, EINVAL, "image-inet", NULL, NULL,
 			    "files.img: internet socket %u: %s is out of range or of a kind that cannot be restored",
@@ -512,7 +503,14 @@ static int open_closed_tcp(struct restore *restore, const InetSkEntry *entry, in
 static int open_udp(struct restore *restore, const InetSkEntry *entry, int fd)
 {
 	bool connected = entry->state == TCP_STATE_ESTABLISHED;
-	int ret = entry->src_port ? bind_socket(fd, entry) : 0;
+
+	/* What a datagram tells besides is kept only if it is asked for when it arrives. */
+	int ret = entry->n_queue ? inet_options_restore(&restore->failure, fd, entry) : 0;
+
+	if (ret)
+		return ret;
+	udp_fill_queue(entry, fd);
+	ret = entry->src_port ? bind_socket(fd, entry) : 0;
 
 	/* The kernel chose the address of a connected socket, here it may choose another one. */
 	if (ret == -EADDRNOTAVAIL && connected) {
@@ -630,6 +628,8 @@ static int inet_finish(struct restore *restore, struct restore_file *file, int f
 		ret = inet_options_restore(&restore->failure, fd, entry);
 	if (!ret)
 		ret = socket_options_restore(restore, fd, entry->opts);
+	if (!ret)
+		ret = udp_restore_multicast(restore, entry, fd);
 	if (ret)
 		return ret;
 	if (came_back && entry->has_shutdown && entry->shutdown & SK_SHUTDOWN__READ)
