@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -86,14 +87,17 @@ def move_twice(host, pid, directory, fresh, clients, answers=200, options=("--tc
     host.wait_empty()
     with destination(host, fresh) as second:
         hosts.Criu(second, options).restore(pid, directory / "images1")
+        shutil.rmtree(directory / "images1")
         for client in clients:
             client.progress(answers)
         # A dump that lets it run, and one that stops and resumes it: the clients must not notice.
         hosts.Criu(second, options).dump(pid, directory / "images2", "--leave-running")
+        shutil.rmtree(directory / "images2")
         for client in clients:
             client.progress(answers)
         hosts.Criu(second, options).dump(pid, directory / "images3", "--leave-stopped")
         hosts.Criu(second).resume(pid, directory / "images3")
+        shutil.rmtree(directory / "images3")
         for client in clients:
             client.progress(answers)
         hosts.Criu(second, options).dump(pid, directory / "images4")

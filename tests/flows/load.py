@@ -66,18 +66,25 @@ class Redis(Connection):
             return self.bytes(length + 2)[:-2] if length >= 0 else None
         return line[1:]
 
+    @staticmethod
+    def batch(size):
+        """So many commands without waiting for their answers as fit into what the server buffers."""
+        return max(1, min(500, (1 << 20) // size))
+
     def fill(self, keys, size):
         """Sets keys 0..@keys-1, many at a time."""
-        for start in range(0, keys, 500):
-            names = [b"fixed:%d" % i for i in range(start, min(start + 500, keys))]
+        step = self.batch(size)
+        for start in range(0, keys, step):
+            names = [b"fixed:%d" % i for i in range(start, min(start + step, keys))]
             for name in names:
                 self.command(b"SET", name, value_of(name, size))
             for name in names:
                 self.expect(self.answer(), b"OK")
 
     def verify(self, keys, size):
-        for start in range(0, keys, 500):
-            names = [b"fixed:%d" % i for i in range(start, min(start + 500, keys))]
+        step = self.batch(size)
+        for start in range(0, keys, step):
+            names = [b"fixed:%d" % i for i in range(start, min(start + step, keys))]
             for name in names:
                 self.command(b"GET", name)
             for name in names:
