@@ -29,7 +29,7 @@ static const int clocks[] = {CLOCK_MONOTONIC, CLOCK_BOOTTIME, CLOCK_MONOTONIC_RA
 #define CLOCKS (sizeof(clocks) / sizeof(clocks[0]))
 static int64_t last_ns[CLOCKS];
 static int timer_fds[2];
-static volatile int woken;
+static volatile int started, woken;
 
 static int64_t syscall_clock_ns(int clock)
 {
@@ -103,6 +103,7 @@ static void *sleep_until(void *argument)
 {
 	struct timespec until = {.tv_sec = harness_clock_ns(CLOCK_MONOTONIC) / NS_PER_SECOND + 2 * FAR_SECONDS};
 
+	started = 1;
 	clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &until, NULL);
 	woken = 1;
 	return NULL;
@@ -119,6 +120,9 @@ static void start_timers(void)
 		MUST(timerfd_settime(timer_fds[i], TFD_TIMER_ABSTIME, &until, NULL));
 	}
 	MUST_ZERO(pthread_create(&thread, NULL, sleep_until, NULL));
+	/* Before, it still has the signal mask that threads are born with. */
+	while (!started)
+		usleep(100);
 }
 
 int main(void)
