@@ -7,12 +7,12 @@
 #include "cmd/command.h"
 #include "kernel/features.h"
 #include "kinds/fd/network_lock.h"
+#include "kinds/mem/track.h"
 
 /* Questions of container engines whose answer decides on options that this release refuses. */
 static const struct {
 	const char *name, *later;
 } later_features[] = {
-	{"mem_dirty_track", "migration"},
 	{"uffd-noncoop", "migration"},
 	{"lazy_pages", "migration"},
 	{"pidfd_store", "the RPC service"},
@@ -45,6 +45,8 @@ static int check_named(struct command *command, const char *name)
 		if (!strcmp(name, later_features[i].name))
 			return fail(&command->failure, EOPNOTSUPP, "feature-later", name, NULL, "comes with %s",
 				    later_features[i].later);
+	if (!strcmp(name, "mem_dirty_track"))
+		return tracker_check(&command->failure);
 	int feature = find_feature(name);
 	if (feature < 0)
 		return fail(&command->failure, EINVAL, "feature-unknown", name,
