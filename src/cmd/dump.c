@@ -2,10 +2,16 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/fd.h"
 #include "cmd/command.h"
 #include "cmd/dump_options.h"
+#include "cmd/page_options.h"
 #include "cmd/tracking.h"
 #include "dump/dump.h"
+#include "dump/stopped.h"
+#include "migrate/lazy_dump.h"
+#include "migrate/page_client.h"
+#include "model/dump.h"
 
 void dump_options_fill(struct command *command, struct dump_options *ret_options)
 {
@@ -77,13 +83,123 @@ static int check_end_state(struct command *command, enum dump_end_state *ret_sta
 	return 0;
 }
 
+/* ---- a page server on the other side ---- */
+
+struct remote_dump {
+	struct command *command;
+	struct page_client *client;
+};
+
+static void show_remote_progress(void *context, const struct progress *progress)
+{
+	progress_show(&((struct remote_dump *)context)->command->progress, progress);
+}
+
+/* The tree may end only when the server has all of its memory. */
+static int finish_pages(void *context, struct dump *dump)
+{
+	return page_client_finish(((struct remote_dump *)context)->client, &dump->failure);
+}
+
+static int dump_to_server(struct command *command, struct dump_options *dump_options, DumpStatsEntry *ret_stats)
+{
+	static const struct dump_steps steps = {.written = finish_pages};
+	struct remote_dump remote = {.command = command};
+	struct page_link_options link;
+	size_t blockers;
+
+	page_link_options_fill(command->options, &link);
+	int error = page_client_open(&link, &command->failure, &remote.client);
+	if (error < 0)
+		return error;
+	dump_options->page_sink = page_client_sink(remote.client);
+	dump_options->steps = &steps;
+	dump_options->progress = show_remote_progress;
+	dump_options->context = &remote;
+	error = dump_run(dump_options, &command->failure, ret_stats, &blockers);
+	page_client_free(remote.client);
+	return error;
+}
+
+/* ---- memory that stays until it is fetched ---- */
+
+struct lazy_dumping {
+	struct command *command;
+	struct lazy_dump *lazy;
+};
+
+static void show_lazy_progress(void *context, const struct progress *progress)
+{
+	progress_show(&((struct lazy_dumping *)context)->command->progress, progress);
+}
+
+static int note_pages(void *context, struct dump *dump)
+{
+	return lazy_dump_note(((struct lazy_dumping *)context)->lazy, dump);
+}
+
+/* The tree is stopped and all but its memory is written. */
+static int serve_pages(struct command *command, struct lazy_dump *lazy, const struct page_link_options *link,
+		       int listen_fd, unsigned port)
+{
+	const struct stopped_options stopped = {
+		.pid = command->options->tree,
+		.images_dirfd = command->images_dirfd,
+		.timeout_seconds = options_stop_seconds(command->options),
+	};
+
+	progress_end(&command->progress);
+	server_ready(command->options, port);
+	int error = lazy_dump_serve(lazy, link, listen_fd, &command->failure);
+	return error ? error : stopped_tree_kill(&stopped, &command->failure);
+}
+
+static int dump_lazily(struct command *command, struct dump_options *dump_options, DumpStatsEntry *ret_stats)
+{
+	static const struct dump_steps steps = {.written = note_pages};
+	struct lazy_dumping own = {.command = command};
+	_cleanup_fd_ int listen_fd = -1;
+	struct page_link_options link;
+	uint16_t port = 0;
+	size_t blockers;
+
+	if (dump_options->end_state != DUMP_END_KILL)
+		return fail(&command->failure, EINVAL, "usage", "--lazy-pages", NULL,
+			    "ends the tree: it cannot be with --leave-running or --leave-stopped");
+	page_link_options_fill(command->options, &link);
+	int error = page_link_listen(&link, &command->failure, &listen_fd, &port);
+	if (error < 0)
+		return error;
+	own.lazy = lazy_dump_new();
+	dump_options->lazy_pages = true;
+	dump_options->end_state = DUMP_END_STOPPED;
+	dump_options->steps = &steps;
+	dump_options->progress = show_lazy_progress;
+	dump_options->context = &own;
+	error = dump_run(dump_options, &command->failure, ret_stats, &blockers);
+	if (!error)
+		error = serve_pages(command, own.lazy, &link, listen_fd, port);
+	lazy_dump_free(own.lazy);
+	return error;
+}
+
+static int run_dump(struct command *command, struct dump_options *dump_options, DumpStatsEntry *ret_stats)
+{
+	size_t blockers;
+
+	if (command->options->lazy_pages)
+		return dump_lazily(command, dump_options, ret_stats);
+	if (command->options->page_server)
+		return dump_to_server(command, dump_options, ret_stats);
+	return dump_run(dump_options, &command->failure, ret_stats, &blockers);
+}
+
 int verb_dump(struct command *command)
 {
 	const struct options *options = command->options;
 	DumpStatsEntry stats = DUMP_STATS_ENTRY__INIT;
 	struct dump_options dump_options;
 	struct tracking tracking = {};
-	size_t blockers;
 
 	if (options->die_at && !strcmp(options->die_at, "list")) {
 		for (const char *const *stage = dump_stages; *stage; stage++)
@@ -98,7 +214,7 @@ int verb_dump(struct command *command)
 		report_event("start", "{s:s, s:i}", "command", "dump", "tree", (int)options->tree);
 	r = tracking_open(command, &dump_options, &tracking);
 	if (!r)
-		r = dump_run(&dump_options, &command->failure, &stats, &blockers);
+		r = run_dump(command, &dump_options, &stats);
 	r = tracking_close(command, &tracking, r, dump_options.end_state != DUMP_END_KILL);
 	progress_end(&command->progress);
 	if (r < 0)
@@ -112,7 +228,6 @@ int verb_pre_dump(struct command *command)
 	DumpStatsEntry stats = DUMP_STATS_ENTRY__INIT;
 	struct dump_options dump_options;
 	struct tracking tracking = {};
-	size_t blockers;
 
 	dump_options_fill(command, &dump_options);
 	dump_options.pre_dump = true;
@@ -122,7 +237,7 @@ int verb_pre_dump(struct command *command)
 		report_event("start", "{s:s, s:i}", "command", "pre-dump", "tree", (int)dump_options.pid);
 	int r = tracking_open(command, &dump_options, &tracking);
 	if (!r)
-		r = dump_run(&dump_options, &command->failure, &stats, &blockers);
+		r = run_dump(command, &dump_options, &stats);
 	r = tracking_close(command, &tracking, r, true);
 	progress_end(&command->progress);
 	if (r < 0)

@@ -135,6 +135,26 @@ OPTION_STORE(close_fd)
 	return 0;
 }
 
+OPTION_STORE(port)
+{
+	uint64_t number;
+
+	if (parse_number(value, UINT16_MAX, &number) < 0)
+		return bad_value(row, value, "give a port, a number up to 65535", failure);
+	*(unsigned *)field = (unsigned)number;
+	return 0;
+}
+
+OPTION_STORE(descriptor)
+{
+	uint64_t number;
+
+	if (parse_number(value, INT_MAX, &number) < 0)
+		return bad_value(row, value, "give the number of a descriptor", failure);
+	*(int *)field = (int)number;
+	return 0;
+}
+
 OPTION_STORE(network_lock)
 {
 	/* One rule set through libnftables does what CRIU does with iptables. */

@@ -16,6 +16,8 @@ OPTION_STORE(seconds);       /* unsigned */
 OPTION_STORE(size);          /* uint64_t, bytes, suffix K, M, G */
 OPTION_STORE(verbosity);     /* int, enum log_level */
 OPTION_STORE(close_fd);      /* int array and its count */
+OPTION_STORE(port);          /* unsigned */
+OPTION_STORE(descriptor);    /* int */
 OPTION_STORE(network_lock);  /* enum network_lock_method */
 OPTION_STORE(milliseconds);  /* unsigned */
 OPTION_STORE(connections);   /* unsigned */

@@ -34,6 +34,8 @@ enum { NO_NAME = 3, FIRST_LONG = 0x1000 };
 #define PRE_DUMP VERB_PRE_DUMP
 #define SERVICE VERB_SERVICE
 #define MIGRATE VERB_MIGRATE
+#define PAGE_SERVER VERB_PAGE_SERVER
+#define LAZY_PAGES VERB_LAZY_PAGES
 #define RECEIVE VERB_RECEIVE
 #define OPTION(long, short, argument, value, negatable, verbs, rpc, store, field, help)                       \
 	{long, short, argument, value, negatable, verbs, rpc, store_##store, offsetof(struct options, field), \
@@ -53,6 +55,8 @@ void options_init(struct options *options)
 	*options = (struct options){
 		.timeout_seconds = TIMEOUT_DEFAULT,
 		.downtime_ms = 100,
+		.ps_socket = -1,
+		.status_fd = -1,
 		.ghost_limit_bytes = UINT64_C(1) << 30,
 		.verbosity = LOG_LEVEL_WARN,
 		.pre_dump_mode = PRE_DUMP_SPLICE,

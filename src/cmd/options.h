@@ -26,6 +26,8 @@ enum verb_bit {
 	VERB_SERVICE = 1 << 8,
 	VERB_MIGRATE = 1 << 9,
 	VERB_RECEIVE = 1 << 10,
+	VERB_PAGE_SERVER = 1 << 11,
+	VERB_LAZY_PAGES = 1 << 12,
 	VERB_ALL_VERBS = ~0,
 };
 
@@ -90,6 +92,12 @@ struct options {
 	const char *listen;
 	bool once, stdio;
 	const char *join;
+
+	/* Page servers */
+	bool page_server, lazy_pages, daemon;
+	unsigned port; /* 0 = not given */
+	int ps_socket; /* -1 = not given */
+	int status_fd; /* -1 = not given */
 
 	/* What is told */
 	const char *log_file; /* relative to the work directory; NULL = standard error */

@@ -47,6 +47,17 @@ static int make_link(struct command *command, struct tracking *tracking)
 	return 0;
 }
 
+int tracking_link_previous(struct command *command)
+{
+	struct tracking tracking = {};
+	_cleanup_fd_ int dirfd = -1;
+
+	if (!command->options->prev_images_dir)
+		return 0;
+	int error = open_previous(command, &dirfd);
+	return error ? error : make_link(command, &tracking);
+}
+
 /* Only the images of the last dump with this tracker have what did not change since. */
 static void compare_images(int dirfd, struct dump_options *options)
 {

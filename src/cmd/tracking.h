@@ -11,6 +11,8 @@ struct tracking {
 	bool made_link;
 };
 
+/* --prev-images-dir of a page server: makes the link. Returns 0 or a failure. */
+int tracking_link_previous(struct command *command);
 /*
  * Before the dump: sets options->tracker if the command line asks for tracking or parents, and makes the link. Whether
  * pages may stay in the parent images is decided here: they must be those of the last dump with this tracking.

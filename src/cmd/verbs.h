@@ -46,5 +46,7 @@ int verb_show(struct command *command);
 int verb_explain(struct command *command);
 int verb_migrate(struct command *command);
 int verb_receive(struct command *command);
+int verb_page_server(struct command *command);
+int verb_lazy_pages(struct command *command);
 int verb_version(struct command *command);
 int verb_help(struct command *command);

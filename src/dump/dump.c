@@ -227,6 +227,13 @@ static int check_interrupted(struct dump *dump)
 	return 0;
 }
 
+static int hand_over(struct dump *dump)
+{
+	const struct dump_steps *steps = dump->options->steps;
+
+	return steps && steps->written ? steps->written(dump->options->context, dump) : 0;
+}
+
 static int pre_dump(struct dump *dump, uint64_t begin)
 {
 	int error = pre_dump_frozen(dump);
@@ -238,6 +245,8 @@ static int pre_dump(struct dump *dump, uint64_t begin)
 	uint64_t running = now_us();
 	if (!error)
 		error = pre_dump_running(dump);
+	if (!error)
+		error = hand_over(dump);
 	dump->stats.memdump_time = dump->stats.memwrite_time = now_us() - running;
 	return error;
 }
@@ -323,7 +332,7 @@ static int end_running(struct dump *dump)
 	thaw_tree(dump);
 	int error = write_images(dump);
 	dump_stage(dump, "written");
-	return error;
+	return error ? error : hand_over(dump);
 }
 
 static int end_stopped(struct dump *dump)
@@ -331,8 +340,8 @@ static int end_stopped(struct dump *dump)
 	int error = write_images(dump);
 
 	dump_stage(dump, "written");
-	if (!error && dump->options->steps && dump->options->steps->written)
-		error = dump->options->steps->written(dump->options->context, dump);
+	if (!error)
+		error = hand_over(dump);
 	if (error < 0)
 		return error;
 	release_files(dump, false);
@@ -345,6 +354,8 @@ static int end_killed(struct dump *dump)
 	int error = write_images(dump);
 
 	dump_stage(dump, "written");
+	if (!error)
+		error = hand_over(dump);
 	if (!error)
 		error = action_scripts_run(dump->options->scripts, "post-dump", dump->options->pid, &dump->failure);
 	if (error < 0)

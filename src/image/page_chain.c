@@ -63,6 +63,8 @@ struct page_chain {
 	struct store *stores;
 	size_t store_count, store_capacity;
 	struct resolved *resolved;
+	bool lazy_allowed;    /* page_chain_allow_lazy() */
+	uint32_t lazy_source; /* … and the source of such pages */
 };
 
 /* ---- lists of places ---- */
@@ -174,6 +176,14 @@ uint32_t page_chain_add_store(struct page_chain *chain, enum image_kind kind, ui
 	ARRAY_GROW(chain->stores, chain->store_count, chain->store_capacity);
 	chain->stores[chain->store_count++] = (struct store){kind, id, source};
 	return source;
+}
+
+uint32_t page_chain_allow_lazy(struct page_chain *chain)
+{
+	if (!chain->lazy_allowed)
+		chain->lazy_source = add_source(chain, (struct page_source){.fd = -1, .is_store = true});
+	chain->lazy_allowed = true;
+	return chain->lazy_source;
 }
 
 int64_t page_chain_find_store(const struct page_chain *chain, enum image_kind kind, uint64_t id)
@@ -393,6 +403,13 @@ static int take_entry(struct reading *reading, const PagemapEntry *entry)
 		return add_shared(reading, entry, pages);
 	if (flags & PAGEMAP_PRESENT)
 		add_present(reading, entry, pages);
+	else if (flags & PAGEMAP_LAZY && reading->chain->lazy_allowed)
+		page_places_add(&reading->target->places, &(struct page_place){
+								  .address = entry->vaddr,
+								  .pages = pages,
+								  .first_page = entry->vaddr / PAGE_BYTES,
+								  .source = reading->chain->lazy_source,
+							  });
 	else if (flags & PAGEMAP_LAZY)
 		return bad(reading, "was left with the page server of a lazy dump", entry->vaddr, pages);
 	return 0;

@@ -56,6 +56,11 @@ int64_t page_chain_find_store(const struct page_chain *chain, enum image_kind ki
  */
 int page_chain_read(struct page_chain *chain, enum image_kind kind, uint64_t id, uint64_t limit,
 		    const struct page_places **ret_places);
+/*
+ * Pages that were left with the page server of a lazy dump are places too, of the source that this returns, which
+ * page_chain_open() refuses. Without this they are a failure. Before the first pagemap is read.
+ */
+uint32_t page_chain_allow_lazy(struct page_chain *chain);
 /* A descriptor of the source, opened at the first call and kept; it stays the chain's. Returns 0 or a failure. */
 int page_chain_open(struct page_chain *chain, uint32_t source, int *ret_fd);
 /* Closes the files that page_chain_open() has opened; they are opened again when they are needed. */

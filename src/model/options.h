@@ -39,13 +39,14 @@ enum pre_dump_mode { PRE_DUMP_SPLICE = 1, PRE_DUMP_READ = 2 };
 struct dump;
 
 /*
- * What a migration does in the midst of a dump. Each step returns 0 or a failure, which ends the dump and lets the tree
- * run on; NULL = nothing to do.
+ * What a migration or a page server does in the midst of a dump. Each step returns 0 or a failure, which ends the dump
+ * and lets the tree run on; NULL = nothing to do.
  */
 struct dump_steps {
 	/* The pages to write are known, none is written. */
 	int (*scanned)(void *context, struct dump *dump);
-	/* Everything is written and the tree still stands, held by criu: if criu dies now, the tree runs on. */
+	/* Everything is written. Unless the tree is to run on, it still stands, held by criu: if criu dies now, it runs
+	 * on. */
 	int (*written)(void *context, struct dump *dump);
 };
 
@@ -54,8 +55,9 @@ struct dump_options {
 	int images_dirfd; /* opened, writable; -1 for explain */
 	int work_dirfd;   /* stats and logs */
 	enum dump_end_state end_state;
-	bool explain;   /* change nothing, report every blocker */
-	bool shell_job; /* the session leader or terminal may be outside the tree */
+	bool lazy_pages; /* pages that may come later stay with the tree: the images only say which */
+	bool explain;    /* change nothing, report every blocker */
+	bool shell_job;  /* the session leader or terminal may be outside the tree */
 	bool tcp_established, tcp_close, tcp_skip_in_flight;
 	bool link_remap;
 	bool format_plain; /* write only what CRIU's format knows */
@@ -88,6 +90,7 @@ struct restore_options {
 	pid_t pid; /* must be the root of the images; 0 = not asked */
 	int images_dirfd;
 	int work_dirfd;
+	bool lazy_pages;    /* `criu lazy-pages`, whose socket is in work_dirfd, brings memory later */
 	bool detached;      /* do not wait for the tree */
 	bool sibling;       /* the root becomes a child of criu's parent */
 	bool leave_stopped; /* every task is stopped by SIGSTOP and has not run yet */

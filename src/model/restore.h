@@ -97,6 +97,7 @@ struct restore {
 	uint64_t own_bounding, own_ambient; /* capability sets of criu itself (kinds/task/creds.c) */
 	bool own_sets_known;
 	size_t seccomp_bytes;  /* room that the filters of the images need in a thread's last program */
+	int lazy_fd;           /* connection to the daemon of --lazy-pages; -1 = none */
 	int notify_fd;         /* where the interpreter reports to; a number no task uses */
 	SeccompEntry *seccomp; /* NULL = not read, no task needs it */
 	struct time_namespace_restore *time_namespace; /* that the root enters; NULL = it stays in that of criu */

@@ -8,6 +8,7 @@
  * descriptors of the tree (shared memory, memfds) comes after they exist.
  */
 #include "restore/memory.h"
+#include "restore/lazy.h"
 #include "restore/preload.h"
 
 #include <string.h>
@@ -182,10 +183,13 @@ static void unmap_foreign(const struct restore_task *task, const struct restore_
 	}
 }
 
-static void find_origins(const struct restore_task *task, const struct restore_task *from, ssize_t *origin)
+static void find_origins(const struct restore *restore, const struct restore_task *task,
+			 const struct restore_task *from, ssize_t *origin)
 {
 	for (size_t i = 0; i < task->mm->n_vmas; i++)
-		origin[i] = is_early(task->mm->vmas[i]) ? find_inherited(from, task->mm->vmas[i]) : -1;
+		origin[i] = is_early(task->mm->vmas[i]) && !lazy_mapping(restore, task->mm->vmas[i])
+				    ? find_inherited(from, task->mm->vmas[i])
+				    : -1;
 	unmap_foreign(task, from, origin);
 }
 
@@ -204,7 +208,7 @@ int memory_restore_private(struct restore *restore)
 	int error = 0;
 
 	if (from)
-		find_origins(task, from, origin);
+		find_origins(restore, task, from, origin);
 	else
 		memset(origin, 0xff, task->mm->n_vmas * sizeof(*origin));
 	if (is_preloaded(restore))
@@ -213,7 +217,7 @@ int memory_restore_private(struct restore *restore)
 		const VmaEntry *vma = task->mm->vmas[i];
 		if (!is_early(vma))
 			continue;
-		bool loads = has_pages(memory, vma);
+		bool loads = has_pages(memory, vma) && !lazy_mapping(restore, vma);
 		if (memory->inherited[i]) {
 			error = pages_load(restore, i, memory->preloaded);
 			continue;
@@ -322,7 +326,7 @@ int memory_finish(struct restore *restore)
 		if (is_special(vma))
 			continue;
 		loaded = has_pages(task->memory, vma);
-		if (loaded)
+		if (loaded && !lazy_mapping(restore, vma))
 			collapse_huge(task->memory, vma, address);
 		if ((loaded || task->memory->inherited[i]) &&
 		    mprotect((void *)address, vma->end - vma->start, vma->prot) < 0)

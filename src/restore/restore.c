@@ -23,6 +23,7 @@
 #include "kinds/fd/fd_kind.h"
 #include "model/action_script.h"
 #include "restore/heap.h"
+#include "restore/lazy.h"
 #include "restore/memory.h"
 #include "restore/progress.h"
 #include "restore/read.h"
@@ -178,7 +179,9 @@ static int run(struct restore *restore, pid_t *ret_pid)
 	progress_stage(restore, "read");
 	/* Reading the images makes files that are held above the tree's numbers. */
 	raise_descriptor_limit();
-	error = read_images(restore);
+	error = lazy_connect(restore);
+	if (!error)
+		error = read_images(restore);
 	if (!error)
 		error = tree_plan(restore, &root);
 	if (!error)
@@ -211,6 +214,9 @@ static int run(struct restore *restore, pid_t *ret_pid)
 		return error;
 	}
 	resume_release(restore);
+	/* The daemon may end when all memory is in place. */
+	close_fd_pointer(&restore->lazy_fd);
+	restore->lazy_fd = -1;
 	restore->stats.restore_time = now_us() - begin;
 	progress_collect(restore);
 	if (write_stats(restore) < 0)
@@ -241,7 +247,8 @@ static int execute(struct restore *restore)
 
 int restore_run(const struct restore_options *options, struct failure *failure, int *ret_exit_status)
 {
-	struct restore restore = {.options = options, .images_dirfd = options->images_dirfd, .notify_fd = -1};
+	struct restore restore = {
+		.options = options, .images_dirfd = options->images_dirfd, .notify_fd = -1, .lazy_fd = -1};
 	pid_t pid = 0;
 
 	restore_stats_entry__init(&restore.stats);
@@ -254,6 +261,7 @@ int restore_run(const struct restore_options *options, struct failure *failure, 
 		*ret_exit_status = wait_for_root(pid);
 	*failure = restore.failure;
 	page_chain_free(restore.page_chain);
+	close_fd_pointer(&restore.lazy_fd);
 	shared_free(restore.shared);
 	progress_free(&restore);
 	return error;

@@ -27,6 +27,7 @@
 #include "kinds/task/fs.h"
 #include "kinds/task/task_kind.h"
 #include "restore/files.h"
+#include "restore/lazy.h"
 #include "restore/memory.h"
 #include "restore/shared.h"
 #include "restore/stage.h"
@@ -250,7 +251,7 @@ static int open_exe(struct restore *restore, int *ret_fd)
  */
 static void close_inherited(const struct restore *restore, int log)
 {
-	const int own[] = {restore->images_dirfd, restore->notify_fd, log};
+	const int own[] = {restore->images_dirfd, restore->notify_fd, restore->lazy_fd, log};
 	size_t count = ARRAY_SIZE(own) + restore->offered_count;
 	_cleanup_free_ int *keep = xcalloc(count, sizeof(*keep));
 
@@ -267,6 +268,8 @@ static int prepare_descriptors(struct restore *restore)
 
 	if (!error)
 		error = files_move_service_fd(restore, &restore->notify_fd);
+	if (!error)
+		error = files_move_service_fd(restore, &restore->lazy_fd);
 	if (!error && log >= 0) {
 		/* Standard error is still in use by criu's other processes: the number moves, the file stays. */
 		error = files_move_service_fd(restore, &log);
@@ -290,6 +293,8 @@ static int restore_task(struct restore *restore, int *ret_exe_fd)
 		error = memory_restore_shared(restore);
 	if (!error)
 		error = memory_finish(restore);
+	if (!error)
+		error = lazy_hand_over(restore);
 	return error ? error : open_exe(restore, ret_exe_fd);
 }
 

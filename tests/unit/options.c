@@ -330,14 +330,14 @@ static void test_later_features(void **state)
 	struct parsed parsed;
 	char line[256];
 
-	parse(&parsed, "dump -t 5 --lazy-pages --tls");
+	parse(&parsed, "dump -t 5 --stream --tls");
 	assert_int_equal(parsed.result, 0);
 	assert_int_equal(options_refuse_later(&parsed.options, &parsed.failure), -EOPNOTSUPP);
 	assert_string_equal(failure_line(&parsed.failure, line, sizeof(line)),
-			    "--lazy-pages: comes with migration; see README, what is supported");
+			    "--stream: comes with migration; see README, what is supported");
 	finish(&parsed);
 	/* A verb that does not look at the option is not stopped by it. */
-	parse(&parsed, "show --lazy-pages --manage-cgroups=full");
+	parse(&parsed, "show --stream --manage-cgroups=full");
 	assert_int_equal(parsed.result, 0);
 	assert_int_equal(options_refuse_later(&parsed.options, &parsed.failure), 0);
 	finish(&parsed);

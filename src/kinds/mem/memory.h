@@ -17,6 +17,7 @@ struct page_run {
 	bool in_parent;           /* unchanged since the images before these, which have the content */
 	bool huge;                /* backed by huge pages */
 	bool lazy;                /* may be brought in later */
+	bool left;                /* it will be: the task keeps the pages */
 	bool unreadable;          /* the mapping forbids reading: only /proc/PID/mem can */
 	bool shared;              /* shared since a fork: process_vm_readv would give the task copies of its own */
 };
@@ -24,7 +25,7 @@ struct page_run {
 /* The images of this dump hold the content of these pages under this task. */
 static inline bool page_run_is_written(const struct page_run *run)
 {
-	return !run->source && !run->in_parent;
+	return !run->source && !run->in_parent && !run->left;
 }
 
 struct memory_map {

@@ -42,8 +42,8 @@ void page_runs_add(struct memory_map *memory, const struct page_run *run)
 	struct page_run *last = memory->run_count ? &memory->runs[memory->run_count - 1] : NULL;
 
 	if (last && last->address + last->pages * PAGE_BYTES == run->address && last->huge == run->huge &&
-	    last->lazy == run->lazy && last->unreadable == run->unreadable && last->shared == run->shared &&
-	    last->source == run->source && last->in_parent == run->in_parent &&
+	    last->lazy == run->lazy && last->left == run->left && last->unreadable == run->unreadable &&
+	    last->shared == run->shared && last->source == run->source && last->in_parent == run->in_parent &&
 	    (!run->source || last->source_address + last->pages * PAGE_BYTES == run->source_address)) {
 		last->pages += run->pages;
 		return;
@@ -103,14 +103,16 @@ static void take_region(struct dump *dump, struct dump_task *task, struct scan_s
 		if (region->categories & PAGE_IS_GUARD) {
 			add_guard(dump, vma, start, end);
 		} else if (kind && kind->has_private_pages && !(vma->status & VMA_STATUS_VDSO)) {
-			page_runs_add(task->memory, &(struct page_run){
-							    .address = start,
-							    .pages = (end - start) / PAGE_BYTES,
-							    .in_parent = unchanged,
-							    .huge = region->categories & PAGE_IS_HUGE,
-							    .lazy = is_lazy(vma),
-							    .unreadable = !(vma->prot & PROT_READ),
-						    });
+			page_runs_add(task->memory,
+				      &(struct page_run){
+					      .address = start,
+					      .pages = (end - start) / PAGE_BYTES,
+					      .in_parent = unchanged,
+					      .huge = region->categories & PAGE_IS_HUGE,
+					      .lazy = is_lazy(vma),
+					      .left = dump->options->lazy_pages && is_lazy(vma) && !unchanged,
+					      .unreadable = !(vma->prot & PROT_READ),
+				      });
 		}
 		start = end;
 	}
@@ -366,5 +368,6 @@ int memory_scan(struct dump *dump)
 {
 	int error = memory_scan_tasks(dump);
 
-	return error ? error : page_share_find(dump);
+	/* Pages that stay with their task cannot be told from elsewhere. */
+	return error || dump->options->lazy_pages ? error : page_share_find(dump);
 }

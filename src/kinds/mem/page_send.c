@@ -12,9 +12,13 @@
 
 uint32_t page_run_flags(const struct page_run *run)
 {
-	uint32_t where = run->in_parent ? PAGEMAP_IN_PARENT : run->source ? PAGEMAP_SHARED : PAGEMAP_PRESENT;
+	uint32_t where = run->in_parent ? PAGEMAP_IN_PARENT
+			 : run->source  ? PAGEMAP_SHARED
+			 : run->left    ? 0
+					: PAGEMAP_PRESENT;
 
-	return where | (run->huge ? PAGEMAP_HUGE : 0) | (page_run_is_written(run) && run->lazy ? PAGEMAP_LAZY : 0);
+	return where | (run->huge ? PAGEMAP_HUGE : 0) |
+	       ((page_run_is_written(run) || run->left) && run->lazy ? PAGEMAP_LAZY : 0);
 }
 
 int page_send_failed(struct dump *dump, int error)
