@@ -49,7 +49,7 @@ static void test_defaults(void **state)
 	assert_int_equal(parsed.result, 0);
 	assert_string_equal(parsed.options.verb, "dump");
 	assert_int_equal(parsed.options.tree, 0);
-	assert_int_equal(parsed.options.timeout_seconds, 10);
+	assert_int_equal(parsed.options.timeout_seconds, TIMEOUT_DEFAULT);
 	assert_int_equal(parsed.options.ghost_limit_bytes, 1 << 30);
 	assert_int_equal(parsed.options.verbosity, LOG_LEVEL_WARN);
 	assert_int_equal(parsed.options.positional_count, 0);
