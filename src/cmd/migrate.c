@@ -182,6 +182,10 @@ static int check_usage(struct command *command)
 		return fail(failure, EINVAL, "usage", NULL, NULL, "--status, --resume and --abort exclude each other");
 	if (!options->status && !options->tree)
 		return fail(failure, EINVAL, "usage", NULL, NULL, "migrate needs --tree PID");
+	if (options->at_timeout == MIGRATE_POST_COPY)
+		return fail(failure, EOPNOTSUPP, "option-later", "--at-timeout post-copy",
+			    "use --throttle, a larger --downtime, or --at-timeout stop-and-copy",
+			    "memory that follows a tree that runs already comes with a later release");
 	if (!decisions && options->positional_count != 1)
 		return fail(failure, EINVAL, "usage", NULL, "criu migrate --tree PID ssh://user@host",
 			    "migrate needs one destination: ssh://, tls:// or tcp://");
@@ -199,7 +203,6 @@ static int migrate(struct command *command)
 		.timeout_seconds = options->timeout_seconds == TIMEOUT_DEFAULT ? DEFAULT_TIMEOUT_SECONDS
 									       : options->timeout_seconds,
 		.at_timeout = (enum migrate_at_timeout)options->at_timeout,
-		.post_copy = options->post_copy,
 		.throttle = options->throttle,
 		.addresses = addresses,
 		.address_count = options->addresses.count,

@@ -77,7 +77,7 @@ struct options {
 	struct text_list addresses; /* that move with the tree; of a page server: the last one */
 	unsigned downtime_ms;
 	int at_timeout; /* enum migrate_at_timeout */
-	bool throttle, post_copy;
+	bool throttle;
 	bool status, resume_tree, abort_tree; /* of a migration that was cut off */
 	bool dry_run, send_files;
 	struct text_list skip_checks;

@@ -52,8 +52,7 @@ struct migrate_options {
 	unsigned downtime_ms;     /* the stop that is wanted */
 	unsigned timeout_seconds; /* for the rounds; 0 = none */
 	enum migrate_at_timeout at_timeout;
-	bool post_copy; /* switch over after the first round at the latest */
-	bool throttle;  /* slow a writer down that is faster than the link */
+	bool throttle; /* slow a writer down that is faster than the link */
 	const struct moving_address *addresses;
 	size_t address_count;
 	const char *const *skip_checks; /* names of preflight checks to pass over */
