@@ -40,6 +40,18 @@ struct cradle_answer {
 	pid_t from;
 };
 
+/* Whoever is told may be dead: that is an error, not a SIGPIPE. */
+static int tell(int fd, const void *data, size_t size)
+{
+	for (size_t done = 0; done < size;) {
+		ssize_t count = send(fd, (const char *)data + done, size - done, MSG_NOSIGNAL);
+		if (count < 0 && errno != EINTR)
+			return -errno;
+		done += count > 0 ? count : 0;
+	}
+	return 0;
+}
+
 /* ---- in the cradle ---- */
 
 struct nursery {
@@ -60,7 +72,7 @@ static void answer(const struct nursery *nursery, const struct failure *failure)
 		message.failure = *failure;
 	if (nursery->receiver)
 		page_receiver_statistics(nursery->receiver, &message.statistics);
-	if (write_full(nursery->socket_fd, &message, sizeof(message)) < 0)
+	if (tell(nursery->socket_fd, &message, sizeof(message)) < 0)
 		_exit(1); /* nobody is left to whom it matters */
 }
 
@@ -321,8 +333,8 @@ static int ask(struct cradle *cradle, struct failure *failure, enum cradle_word 
 	const struct cradle_order order = {word, count};
 
 	/* What it says without being asked is its failure, and is read as the answer. */
-	if (write_full(cradle->socket_fd, &order, sizeof(order)) == 0 && bytes)
-		write_full(cradle->socket_fd, data, bytes);
+	if (tell(cradle->socket_fd, &order, sizeof(order)) == 0 && bytes)
+		tell(cradle->socket_fd, data, bytes);
 	return wait_answer(cradle, failure, ret_answer);
 }
 

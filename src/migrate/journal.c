@@ -121,14 +121,19 @@ static bool read_journal(int directory, const char *name, struct journal *journa
 	return good;
 }
 
-/* Nobody works on it and the tree is not what it was: there is nothing left to decide. */
+/*
+ * Nobody works on it, and nothing is left to decide: the tree is not what it was, or had not been given away yet (then
+ * it runs on in the source, and nothing of it is at the destination).
+ */
 static bool is_stale(const struct journal *journal)
 {
 	struct proc_stat stat;
-	_cleanup_fd_ int fd = proc_open(journal->pid);
 
 	if (!kill(journal->criu, 0) || errno == EPERM)
 		return false;
+	if (journal->state == JOURNAL_COPYING)
+		return true;
+	_cleanup_fd_ int fd = proc_open(journal->pid);
 	return fd < 0 || proc_read_stat(fd, "stat", &stat) < 0 ||
 	       (journal->start_time && stat.start_time != journal->start_time);
 }

@@ -79,9 +79,11 @@ static void reach(struct migration *migration, const char *state)
 		kill(getpid(), SIGKILL);
 }
 
-static int write_journal(struct migration *migration, enum journal_state state)
+static void write_journal(struct migration *migration, enum journal_state state)
 {
 	struct journal *journal = &migration->journal;
+	struct failure failure = {};
+	char line[1024];
 	struct proc_stat stat;
 	_cleanup_fd_ int fd = proc_open(migration->options->pid);
 
@@ -94,7 +96,9 @@ static int write_journal(struct migration *migration, enum journal_state state)
 	snprintf(journal->session, sizeof(journal->session), "%s", migration->session.join_id);
 	endpoint_text(&migration->options->endpoint, journal->peer, sizeof(journal->peer));
 	migration->journal_written = true;
-	return journal_write(&migration->failure, journal);
+	/* It helps after a crash; without it people have to look for themselves. */
+	if (journal_write(&failure, journal) < 0)
+		log_warn("%s", failure_line(&failure, line, sizeof(line)));
 }
 
 /* ---- before ---- */
@@ -359,7 +363,7 @@ static int on_written(void *context, struct dump *dump)
 {
 	struct migration *migration = context;
 
-	return keep_failure(migration, dump, hand_over(migration));
+	return migration->last ? keep_failure(migration, dump, hand_over(migration)) : 0;
 }
 
 static const struct dump_steps dump_steps = {.scanned = on_scanned, .written = on_written};
@@ -517,9 +521,11 @@ static int commit(struct migration *migration)
 	MigrateCommit message = MIGRATE_COMMIT__INIT;
 
 	stream_set_cancel(migration->session.control, -1);
-	int error = write_journal(migration, JOURNAL_DECIDING);
+	int error = 0;
+
+	write_journal(migration, JOURNAL_DECIDING);
 	reach(migration, "deciding");
-	if (!error && migration->options->address_count) {
+	if (migration->options->address_count) {
 		migration->addresses_gone = true;
 		error = change_addresses(migration, address_remove);
 	}
@@ -620,19 +626,19 @@ static struct stopped_options stopped_tree(const struct migration *migration)
 static int take_back(struct migration *migration)
 {
 	const struct stopped_options options = stopped_tree(migration);
-	struct failure failure = {}, cause = migration->failure;
-	char line[512];
+	struct failure cause = migration->failure, failure = {};
 
-	if (migration->addresses_gone) {
-		failure_clear(&migration->failure);
-		change_addresses(migration, address_add);
+	failure_clear(&migration->failure);
+	if (migration->addresses_gone && !change_addresses(migration, address_add))
 		change_addresses(migration, address_announce);
-		migration->failure = cause;
+	migration->failure = cause;
+	if (stopped_tree_resume(&options, &failure) < 0) {
+		migration->failure = failure;
+		fail_in(&migration->failure, "the migration failed (%s), and the tree, stopped here, cannot go on",
+			cause.cause);
 	}
-	if (stopped_tree_resume(&options, &failure) < 0)
-		log_error("%s", failure_line(&failure, line, sizeof(line)));
 	migration->stopped = false;
-	return -cause.error;
+	return -migration->failure.error;
 }
 
 static int release(struct migration *migration)
@@ -701,8 +707,7 @@ static int move_tree(struct migration *migration, const struct wire_options *wir
 		return error;
 	reach(migration, "rounds");
 	error = open_channel(migration);
-	if (!error)
-		error = write_journal(migration, JOURNAL_COPYING);
+	write_journal(migration, JOURNAL_COPYING);
 	if (!error)
 		error = copy(migration);
 	return error ? error : give_away(migration);

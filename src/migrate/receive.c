@@ -78,9 +78,11 @@ static void note(struct reception *reception, const char *text)
 		reception->options->report->note(reception->options->report->context, text);
 }
 
-static int write_journal(struct reception *reception, enum journal_state state)
+static void write_journal(struct reception *reception, enum journal_state state)
 {
 	struct journal *journal = &reception->journal;
+	struct failure failure = {};
+	char line[1024];
 
 	journal->role = JOURNAL_DESTINATION;
 	journal->state = state;
@@ -89,7 +91,9 @@ static int write_journal(struct reception *reception, enum journal_state state)
 	snprintf(journal->session, sizeof(journal->session), "%s", reception->session.join_id);
 	snprintf(journal->peer, sizeof(journal->peer), "%s", reception->session.peer_host);
 	reception->journal_written = true;
-	return journal_write(&reception->failure, journal);
+	/* It helps after a crash; without it people have to look for themselves. */
+	if (journal_write(&failure, journal) < 0)
+		log_warn("%s", failure_line(&failure, line, sizeof(line)));
 }
 
 /* ---- rounds ---- */
@@ -117,7 +121,8 @@ static int start_cradle(struct reception *reception)
 	for (size_t i = 0; i < session->data_count; i++)
 		stream_forget(&session->data[i]);
 	session->data_count = 0;
-	return write_journal(reception, JOURNAL_COPYING);
+	write_journal(reception, JOURNAL_COPYING);
+	return 0;
 }
 
 static bool is_preloadable(const MigrateMapping *mapping)
@@ -273,10 +278,9 @@ static int build(struct reception *reception, const ImagesEnd *end)
 		error = cradle_restore(reception->cradle, &reception->failure);
 	reach(reception, "built");
 	/* From now on nobody but the source, or a person, can tell whether this copy is the one that lives. */
-	if (!error)
-		error = write_journal(reception, JOURNAL_DECIDING);
 	if (error < 0)
 		return error;
+	write_journal(reception, JOURNAL_DECIDING);
 	reception->ready_ns = now_ns();
 	ready.restore_ns = reception->ready_ns - reception->images_ns;
 	return protocol_send(&reception->session.protocol, MESSAGE_READY, &ready, &reception->failure);
