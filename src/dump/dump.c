@@ -486,11 +486,13 @@ static void write_stats(struct dump *dump)
 		log_warn("cannot write stats-dump: %s", failure.cause);
 }
 
-static int attempt(const struct dump_options *options, struct failure *failure, DumpStatsEntry *ret_stats,
+static int attempt(const struct dump_options *options, bool again, struct failure *failure, DumpStatsEntry *ret_stats,
 		   size_t *ret_blockers)
 {
-	struct dump dump = {
-		.options = options, .images_dirfd = options->images_dirfd, .only_explain = options->explain};
+	struct dump dump = {.options = options,
+			    .images_dirfd = options->images_dirfd,
+			    .only_explain = options->explain,
+			    .closes_remnants = again};
 	struct directory_listing before = {};
 	char scratch[64] = "";
 	int error = 0;
@@ -518,10 +520,14 @@ static int attempt(const struct dump_options *options, struct failure *failure, 
 	return error;
 }
 
-/* What a server under load is in the middle of, and out of a moment later: a connection that it has not accepted. */
-static bool passes_by_itself(const struct failure *failure)
+/*
+ * What is different in the next attempt: a server under load is out of what it was in the middle of (a connection that
+ * it has not accepted); what a killed criu has left is taken away first.
+ */
+static bool is_worth_another(const struct failure *failure)
 {
-	return !strcmp(failure->code, "fd-tcp-in-flight") || !strcmp(failure->code, "inject-late");
+	return !strcmp(failure->code, "fd-tcp-in-flight") || !strcmp(failure->code, "inject-late") ||
+	       !strcmp(failure->code, "fd-remnant");
 }
 
 int dump_run(const struct dump_options *options, struct failure *failure, DumpStatsEntry *ret_stats,
@@ -534,8 +540,8 @@ int dump_run(const struct dump_options *options, struct failure *failure, DumpSt
 
 	block_termination(&previous);
 	for (int tries = 1;; tries++) {
-		error = attempt(options, failure, ret_stats, ret_blockers);
-		if (!error || tries == ATTEMPTS || !passes_by_itself(failure))
+		error = attempt(options, tries > 1, failure, ret_stats, ret_blockers);
+		if (!error || tries == ATTEMPTS || !is_worth_another(failure))
 			break;
 		log_info("%s; trying again", failure->cause);
 		failure_clear(failure);

@@ -39,17 +39,37 @@ struct inspected_task {
 	struct inspection *threads;
 };
 
+/*
+ * The size of a table that is nearly full, 0 if it is not, or an old kernel (before 6.2) does not tell. Asking each
+ * number of it inside the task costs less than a directory of /proc.
+ */
+static size_t dense_table_size(const struct dump_task *task)
+{
+	_cleanup_free_ char *status = NULL;
+	struct stat directory;
+	const char *size;
+
+	if (fstatat(task->proc_dirfd, "fd", &directory, 0) < 0 || !directory.st_size ||
+	    read_text_at(task->proc_dirfd, "status", &status, NULL) < 0 || !(size = proc_field(status, "FDSize")))
+		return 0;
+	size_t slots = strtoul(size, NULL, 10);
+	return slots <= 2 * (size_t)directory.st_size ? slots : 0;
+}
+
 static int list_descriptors(struct dump *dump, struct dump_task *task)
 {
 	_cleanup_free_ int *numbers = NULL;
-	int error = proc_list_numbers(task->proc_dirfd, "fd", &numbers, &task->fd_count);
+	size_t slots = dense_table_size(task);
+	int error = slots ? 0 : proc_list_numbers(task->proc_dirfd, "fd", &numbers, &task->fd_count);
 
 	if (error < 0)
 		return fail_errno(&dump->failure, error, "task-fds", dump_task_name(dump, task), NULL,
 				  "cannot list its descriptors");
+	if (slots)
+		task->fd_count = slots;
 	task->fds = arena_alloc(&dump->arena, task->fd_count * sizeof(*task->fds));
 	for (size_t i = 0; i < task->fd_count; i++)
-		task->fds[i].number = numbers[i];
+		task->fds[i].number = slots ? (int)i : numbers[i];
 	return 0;
 }
 
@@ -144,7 +164,7 @@ static void ask_leader(struct dump_task *task, struct inspection *inspection)
 	inspection->brk_step = PROGRAM_CALL(inspection->program, SYS_brk, 0);
 	inspection->first_fd_step = inspection->brk_step + 1;
 	for (size_t i = 0; i < task->fd_count; i++)
-		PROGRAM_CALL(inspection->program, SYS_fcntl, task->fds[i].number, F_GETFD);
+		PROGRAM_TRY(inspection->program, SYS_fcntl, task->fds[i].number, F_GETFD);
 }
 
 static int compose(struct dump *dump, struct dump_thread *thread, struct inspection *inspection, bool leader)
@@ -179,7 +199,7 @@ static int begin_task(struct dump *dump, struct dump_task *task, uint64_t patien
 					       posix_timers_program_bytes(task));
 	if (!error)
 		error = remove_remnants(dump, task);
-	if (!error)
+	if (!error && dump->closes_remnants)
 		error = close_tracker_remnants(dump, task);
 	if (!error && tracker_wants(dump, task))
 		error = tracker_adopt(dump, task);
@@ -248,13 +268,27 @@ static void keep_mask(struct dump_thread *thread, uint64_t blocked, bool leader)
 	}
 }
 
+/* Numbers that are not in use drop out. */
+static void take_descriptor_flags(struct dump_task *task, const struct inspection *leader)
+{
+	size_t kept = 0;
+
+	for (size_t i = 0; i < task->fd_count; i++) {
+		int64_t flags = program_result(leader->program, leader->first_fd_step + i);
+		if (flags < 0)
+			continue;
+		task->fds[kept] = task->fds[i];
+		task->fds[kept++].close_on_exec = flags & FD_CLOEXEC;
+	}
+	task->fd_count = kept;
+}
+
 static int evaluate_task(struct dump *dump, struct dump_task *task, struct inspected_task *inspected)
 {
 	const struct inspection *leader = &inspected->threads[0];
 
 	task->mm->mm_brk = program_result(leader->program, leader->brk_step);
-	for (size_t i = 0; i < task->fd_count; i++)
-		task->fds[i].close_on_exec = program_result(leader->program, leader->first_fd_step + i) & FD_CLOEXEC;
+	take_descriptor_flags(task, leader);
 	for (size_t i = 0; i < task->thread_count; i++) {
 		struct dump_thread *thread = &task->threads[i];
 		const struct thread_context *context = injection_context(task->injection, i);

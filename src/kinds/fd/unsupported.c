@@ -7,6 +7,8 @@
 
 #include <string.h>
 
+#include "kinds/mem/track.h"
+
 static const struct {
 	const char *link;
 	const char *what;
@@ -30,6 +32,10 @@ static bool unsupported_match(const struct target_fd *target)
 
 static int unsupported_dump(struct dump *dump, const struct target_fd *target, FileEntry *entry)
 {
+	/* Looked for only when one is met: a dump that fails so is tried again, and closes what it finds first. */
+	if (tracker_is_remnant(target->task, target->number))
+		return fail(&dump->failure, EAGAIN, "fd-remnant", NULL, "dump again",
+			    "it is a userfaultfd that a killed criu has left");
 	for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++)
 		if (!strncmp(target->link, known[i].link, strlen(known[i].link)))
 			return fail(&dump->failure, EOPNOTSUPP, "fd-unsupported", NULL, known[i].hint,
