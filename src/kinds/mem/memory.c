@@ -19,53 +19,64 @@ enum {
 	TASKS_WORTH_A_THREAD = 8,
 };
 
-/* smaps walks the page tables, so trees of many tasks are read by all cores. */
-struct collection {
+struct task_work {
 	struct dump *dump;
+	int (*work)(struct dump *dump, struct dump_task *task, void *context);
+	void *context;
 	atomic_size_t next;
 	atomic_int error;
 	_Atomic(struct dump_task *) failed;
 };
 
-static void *collect_tasks(void *argument)
+static void *run_work(void *argument)
 {
-	struct collection *collection = argument;
-	struct dump *dump = collection->dump;
+	struct task_work *work = argument;
+	struct dump *dump = work->dump;
 	size_t index;
 
-	while ((index = atomic_fetch_add(&collection->next, 1)) < dump->task_count) {
+	while ((index = atomic_fetch_add(&work->next, 1)) < dump->task_count && !atomic_load(&work->error)) {
 		struct dump_task *task = dump->tasks[index];
-		if (task->state == TASK_STATE_DEAD)
-			continue;
-		task->memory = xcalloc(1, sizeof(*task->memory));
-		int error = mappings_read(task->proc_dirfd, &task->memory->mappings);
+		int error = task->state == TASK_STATE_DEAD ? 0 : work->work(dump, task, work->context);
 		if (error < 0) {
-			atomic_store(&collection->failed, task);
-			atomic_store(&collection->error, error);
+			atomic_store(&work->failed, task);
+			atomic_store(&work->error, error);
 		}
 	}
 	return NULL;
 }
 
-int memory_collect(struct dump *dump)
+int memory_for_tasks(struct dump *dump, int (*work)(struct dump *dump, struct dump_task *task, void *context),
+		     void *context, struct dump_task **ret_failed)
 {
-	struct collection collection = {.dump = dump};
+	struct task_work all = {.dump = dump, .work = work, .context = context};
 	pthread_t threads[MAX_THREADS];
 	long cores = sysconf(_SC_NPROCESSORS_ONLN);
 	size_t started = 0;
 
 	while (dump->task_count > TASKS_WORTH_A_THREAD && (long)started + 1 < cores && started < MAX_THREADS &&
-	       !pthread_create(&threads[started], NULL, collect_tasks, &collection))
+	       !pthread_create(&threads[started], NULL, run_work, &all))
 		started++;
-	collect_tasks(&collection);
+	run_work(&all);
 	for (size_t i = 0; i < started; i++)
 		pthread_join(threads[i], NULL);
-	int error = atomic_load(&collection.error);
-	if (error < 0)
-		return fail_errno(&dump->failure, error, "task-maps",
-				  dump_task_name(dump, atomic_load(&collection.failed)), NULL,
-				  "cannot read its mappings");
-	return 0;
+	*ret_failed = atomic_load(&all.failed);
+	return atomic_load(&all.error);
+}
+
+static int read_mappings(struct dump *dump, struct dump_task *task, void *context)
+{
+	task->memory = xcalloc(1, sizeof(*task->memory));
+	return mappings_read(task->proc_dirfd, &task->memory->mappings);
+}
+
+int memory_collect(struct dump *dump)
+{
+	struct dump_task *failed;
+	int error = memory_for_tasks(dump, read_mappings, NULL, &failed);
+
+	return error ? fail_errno(&dump->failure, error, "task-maps", dump_task_name(dump, failed), NULL,
+				  "cannot read its mappings")
+		     : 0;
 }
 
 void memory_find_vdso(const struct dump_task *task, uint64_t *ret_start, uint64_t *ret_end)

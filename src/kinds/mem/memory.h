@@ -36,6 +36,13 @@ struct memory_map {
 	bool running;      /* pages are read while the task runs: they may have changed or gone */
 };
 
+/*
+ * Calls @work for every live task, with all cores: what walks page tables is worth it in trees of many tasks. @work
+ * must not touch what tasks share (the arena, the failure), and returns 0 or -errno. Returns 0, or the error of the
+ * task in *ret_failed.
+ */
+int memory_for_tasks(struct dump *dump, int (*work)(struct dump *dump, struct dump_task *task, void *context),
+		     void *context, struct dump_task **ret_failed);
 /* Reads the mappings of all live tasks, with all cores. Returns 0 or a failure. */
 int memory_collect(struct dump *dump);
 /*

@@ -332,35 +332,72 @@ static int take_regions(struct dump *dump, struct dump_task *task, int pagemap_f
 	return error;
 }
 
-static int scan_task(struct dump *dump, struct dump_task *task)
+static int scan_with_known(struct dump *dump, const struct dump_task *task, int pagemap_fd, bool tracked,
+			   struct region_list *list)
+{
+	int error = scan_with(dump, task, pagemap_fd, tracked, ~0ULL, list);
+
+	if (error == -EINVAL) /* before Linux 6.15 guard regions could not be told */
+		error = scan_with(dump, task, pagemap_fd, tracked, ~(uint64_t)PAGE_IS_GUARD, list);
+	return error;
+}
+
+/* Without tracking a scan changes nothing, so it is done for all tasks side by side. */
+static int scan_in_advance(struct dump *dump, struct dump_task *task, void *context)
+{
+	struct region_list *lists = context;
+	_cleanup_fd_ int fd = openat(task->proc_dirfd, "pagemap", O_RDONLY | O_CLOEXEC);
+
+	return fd < 0 ? -errno : scan_with_known(dump, task, fd, false, &lists[task->index]);
+}
+
+static int fail_scan(struct dump *dump, const struct dump_task *task, int error)
+{
+	return fail_errno(&dump->failure, error, "task-pagemap", dump_task_name(dump, task),
+			  error == -ENOTTY ? "Linux 6.7 or newer is needed (PAGEMAP_SCAN)" : NULL,
+			  "cannot scan its pages");
+}
+
+static int scan_tracked_task(struct dump *dump, struct dump_task *task)
 {
 	_cleanup_fd_ int fd = openat(task->proc_dirfd, "pagemap", O_RDONLY | O_CLOEXEC);
 	struct region_list list = {};
 
 	if (fd < 0)
-		return fail_errno(&dump->failure, errno, "task-pagemap", dump_task_name(dump, task), NULL,
-				  "cannot open its pagemap");
-	bool tracked = dump->options->tracker && !dump->only_explain && tracker_register(dump, task);
-	int error = scan_with(dump, task, fd, tracked, ~0ULL, &list);
-	if (error == -EINVAL) /* before Linux 6.15 guard regions could not be told */
-		error = scan_with(dump, task, fd, tracked, ~(uint64_t)PAGE_IS_GUARD, &list);
+		return fail_scan(dump, task, errno);
+	int error = scan_with_known(dump, task, fd, tracker_register(dump, task), &list);
 	if (!error)
 		error = take_regions(dump, task, fd, &list);
 	free(list.items);
+	return error ? fail_scan(dump, task, error) : 0;
+}
+
+static int scan_untracked_tasks(struct dump *dump)
+{
+	_cleanup_free_ struct region_list *lists = xcalloc(dump->task_count, sizeof(*lists));
+	struct dump_task *failed;
+	int error = memory_for_tasks(dump, scan_in_advance, lists, &failed);
+
 	if (error < 0)
-		return fail_errno(&dump->failure, error, "task-pagemap", dump_task_name(dump, task),
-				  error == -ENOTTY ? "Linux 6.7 or newer is needed (PAGEMAP_SCAN)" : NULL,
-				  "cannot scan its pages");
-	return 0;
+		fail_scan(dump, failed, error);
+	for (size_t i = 0; i < dump->task_count; i++) {
+		if (dump->tasks[i]->memory && !error)
+			/* No page is unchanged since an earlier dump, so the pagemap is not looked at. */
+			error = take_regions(dump, dump->tasks[i], -1, &lists[i]);
+		free(lists[i].items);
+	}
+	return error;
 }
 
 int memory_scan_tasks(struct dump *dump)
 {
 	int error = 0;
 
+	if (!dump->options->tracker || dump->only_explain)
+		return scan_untracked_tasks(dump);
 	for (size_t i = 0; i < dump->task_count && !error; i++)
 		if (dump->tasks[i]->memory)
-			error = scan_task(dump, dump->tasks[i]);
+			error = scan_tracked_task(dump, dump->tasks[i]);
 	return error;
 }
 

@@ -64,55 +64,91 @@ static bool is_shared_candidate(uint64_t pagemap_entry)
 	       (pagemap_entry & ((1ULL << PAGEMAP_FRAME_BITS) - 1));
 }
 
-/* Replaces the runs of @task by finer ones that say which pages another task holds already. */
-static int find_shared_pages(struct dump *dump, struct dump_task *task, struct frame_table *table, uint64_t *ret_shared)
+/* The pagemap entries of all runs of a task, one after another. */
+static int read_entries(struct dump *dump, struct dump_task *task, void *context)
 {
+	uint64_t **all = context;
+	const struct memory_map *memory = task->memory;
+	uint64_t pages = 0, done = 0;
 	_cleanup_fd_ int fd = openat(task->proc_dirfd, "pagemap", O_RDONLY | O_CLOEXEC);
+
+	if (!memory)
+		return 0;
+	for (size_t i = 0; i < memory->run_count; i++)
+		pages += memory->runs[i].pages;
+	all[task->index] = xcalloc(pages + 1, sizeof(uint64_t));
+	if (fd < 0)
+		return memory->running ? 0 : -errno;
+	for (size_t i = 0; i < memory->run_count; i++) {
+		const struct page_run *run = &memory->runs[i];
+		int error = pread_full(fd, all[task->index] + done, run->pages * sizeof(uint64_t),
+				       run->address / PAGE_BYTES * sizeof(uint64_t));
+		if (error < 0 && !memory->running)
+			return error;
+		if (error < 0) /* it has ended: its pages are nobody's */
+			memset(all[task->index] + done, 0, run->pages * sizeof(uint64_t));
+		done += run->pages;
+	}
+	return 0;
+}
+
+static void take_page(struct frame_table *table, struct dump_task *task, struct page_run run, uint64_t entry,
+		      uint64_t *ret_shared)
+{
+	if (is_shared_candidate(entry)) {
+		run.shared = true;
+		if (table->used * 2 >= table->mask)
+			frame_table_grow(table);
+		uint64_t number = entry & ((1ULL << PAGEMAP_FRAME_BITS) - 1);
+		struct frame *frame = frame_slot(table, number);
+		if (frame->frame && frame->task != task && !run.in_parent) {
+			run.source = frame->task;
+			run.source_address = frame->address;
+			++*ret_shared;
+		} else if (!frame->frame) {
+			*frame = (struct frame){number, task, run.address};
+			table->used++;
+		}
+	}
+	page_runs_add(task->memory, &run);
+}
+
+/* Replaces the runs of @task by finer ones that say which pages another task holds already. */
+static void find_shared_pages(struct dump_task *task, const uint64_t *entries, struct frame_table *table,
+			      uint64_t *ret_shared)
+{
 	struct memory_map *memory = task->memory;
 	_cleanup_free_ struct page_run *whole = TAKE_POINTER(memory->runs);
 	size_t whole_count = memory->run_count;
-	enum { ENTRIES = 8192 };
-	_cleanup_free_ uint64_t *entries = xcalloc(ENTRIES, sizeof(*entries));
 
-	if (fd < 0 && !memory->running)
-		return fail_errno(&dump->failure, errno, "task-pagemap", dump_task_name(dump, task), NULL,
-				  "cannot open its pagemap");
 	memory->run_count = memory->run_capacity = 0;
-	for (size_t i = 0; i < whole_count; i++) {
-		for (uint64_t done = 0; done < whole[i].pages;) {
-			uint64_t address = whole[i].address + done * PAGE_BYTES;
-			size_t count = whole[i].pages - done < ENTRIES ? whole[i].pages - done : ENTRIES;
-			int error = pread_full(fd, entries, count * sizeof(*entries), address / PAGE_BYTES * 8);
-			if (error < 0 && memory->running) /* it has ended: its pages are nobody's */
-				memset(entries, 0, count * sizeof(*entries));
-			else if (error < 0)
-				return fail_errno(&dump->failure, error, "task-pagemap", dump_task_name(dump, task),
-						  NULL, "cannot read its pagemap");
-			for (size_t p = 0; p < count; p++, address += PAGE_BYTES) {
-				struct page_run run = whole[i];
-				run.address = address;
-				run.pages = 1;
-				if (is_shared_candidate(entries[p])) {
-					run.shared = true;
-					if (table->used * 2 >= table->mask)
-						frame_table_grow(table);
-					uint64_t number = entries[p] & ((1ULL << PAGEMAP_FRAME_BITS) - 1);
-					struct frame *frame = frame_slot(table, number);
-					if (frame->frame && frame->task != task && !run.in_parent) {
-						run.source = frame->task;
-						run.source_address = frame->address;
-						++*ret_shared;
-					} else if (!frame->frame) {
-						*frame = (struct frame){number, task, address};
-						table->used++;
-					}
-				}
-				page_runs_add(memory, &run);
-			}
-			done += count;
+	for (size_t i = 0; i < whole_count; i++)
+		for (uint64_t p = 0; p < whole[i].pages; p++) {
+			struct page_run run = whole[i];
+			run.address += p * PAGE_BYTES;
+			run.pages = 1;
+			take_page(table, task, run, *entries++, ret_shared);
 		}
+}
+
+static int find_all_shared(struct dump *dump, uint64_t *ret_shared)
+{
+	_cleanup_free_ uint64_t **entries = xcalloc(dump->task_count, sizeof(*entries));
+	struct frame_table table = {};
+	struct dump_task *failed;
+	int error = memory_for_tasks(dump, read_entries, entries, &failed);
+
+	if (error < 0)
+		fail_errno(&dump->failure, error, "task-pagemap", dump_task_name(dump, failed), NULL,
+			   "cannot read its pagemap");
+	frame_table_grow(&table);
+	for (size_t i = 0; i < dump->task_count; i++) {
+		if (dump->tasks[i]->memory && !error)
+			find_shared_pages(dump->tasks[i], entries[i], &table, ret_shared);
+		free(entries[i]);
 	}
-	return 0;
+	free(table.slots);
+	return error;
 }
 
 /* Few shared pages: write them in full, as every reader understands it. */
@@ -139,20 +175,14 @@ static bool may_refer_to_others(const struct dump_options *options)
 
 int page_share_find(struct dump *dump)
 {
-	struct frame_table table = {};
 	uint64_t shared = 0, equal = 0;
 	size_t live = 0;
-	int error = 0;
 
 	for (size_t i = 0; i < dump->task_count; i++)
 		live += dump->tasks[i]->memory != NULL;
 	if (live < 2)
 		return 0;
-	frame_table_grow(&table);
-	for (size_t i = 0; i < dump->task_count && !error; i++)
-		if (dump->tasks[i]->memory)
-			error = find_shared_pages(dump, dump->tasks[i], &table, &shared);
-	free(table.slots);
+	int error = find_all_shared(dump, &shared);
 	/* In a pre-dump the tree runs: what is equal now may not be so when it is read. */
 	if (!error && !dump->only_explain && !dump->options->pre_dump && may_refer_to_others(dump->options))
 		error = page_equal_find(dump, &equal);
