@@ -29,8 +29,8 @@
 #include "model/dump.h"
 
 const char *const migrate_states[] = {
-	"connecting", "preflight", "rounds",   "round",     "frozen",  "last-pages", "last-images",
-	"waiting",    "ready",     "deciding", "committed", "running", NULL,
+	"connecting",  "preflight", "rounds", "round",    "between",   "frozen",  "last-pages",
+	"last-images", "waiting",   "ready",  "deciding", "committed", "running", NULL,
 };
 
 /* A link that broke after the tree was given away is tried again for so long. */
@@ -751,12 +751,16 @@ int migrate_run(const struct migrate_options *options, struct failure *failure, 
 	sigaddset(&termination, SIGTERM);
 	sigaddset(&termination, SIGHUP);
 	sigprocmask(SIG_BLOCK, &termination, &previous);
-	_cleanup_fd_ int signal_fd = signalfd(-1, &termination, SFD_CLOEXEC);
+	_cleanup_fd_ int signal_fd = signalfd(-1, &termination, SFD_CLOEXEC | SFD_NONBLOCK);
+	struct signalfd_siginfo taken;
 	wire.cancel_fd = signal_fd;
 	int error = move_tree(&migration, &wire);
 	finish(&migration, error);
 	*failure = migration.failure;
 	*ret_summary = migration.summary;
+	/* What has cancelled it must not also kill criu before it has said so. */
+	while (error && read(signal_fd, &taken, sizeof(taken)) > 0)
+		;
 	sigprocmask(SIG_SETMASK, &previous, NULL);
 	return error;
 }

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include "base/fd.h"
 #include "migrate/frames.h"
@@ -85,6 +86,12 @@ static int find_or_make(struct page_stores *stores, uint32_t space_kind, uint32_
 	int fd = memfd_create("criu-pages", MFD_CLOEXEC);
 	if (fd < 0)
 		return -errno;
+	/* Pages of zeros are holes, also behind the last page that was written. */
+	if (ftruncate(fd, MAX_OFFSET) < 0) {
+		int error = -errno;
+		close(fd);
+		return error;
+	}
 	ARRAY_GROW(stores->items, stores->count, stores->capacity);
 	stores->items[stores->count++] = (struct page_store){.space = space_kind, .id = space_id, .fd = fd};
 	return fd;

@@ -16,6 +16,8 @@ PORT = 7777
 class Pair:
     """hosts[0] and hosts[1]; a program begins on hosts[0]."""
 
+    key = None  # file with a key that both sides share: TLS
+
     def __init__(self, stack):
         self.hosts = [stack.enter_context(hosts.Host(net=True)),
                       stack.enter_context(hosts.Host(net=True, first_free_pid=hosts.Host.RECEIVER))]
@@ -25,21 +27,30 @@ class Pair:
         for host in self.hosts:
             network.ip(host, "link", "set", "lo", "up")
 
+    def wire(self):
+        """What both sides say about encryption, and the beginning of the address."""
+        return (["--psk-file", str(self.key)], "tls") if self.key else (["--insecure"], "tcp")
+
     def receive(self, there, *options):
         """`criu receive` on hosts[@there], listening."""
         process = self.hosts[there].start([str(hosts.CRIU), "receive", "--listen", f"{ADDRESSES[there]}:{PORT}",
-                                           "--insecure", "--once", *map(str, options)])
+                                           *self.wire()[0], "--once", *map(str, options)])
         hosts.wait_until(lambda: "waiting for trees" in process.output() or process.tag in process.host.ended,
                          explain=process.output)
         return process
+
+    def start_migrate(self, pid, here, *options, port=PORT):
+        """`criu migrate` on hosts[@here], which goes on."""
+        wire, scheme = self.wire()
+        return self.hosts[here].start([str(hosts.CRIU), "migrate", "--tree", str(pid), *wire, *map(str, options),
+                                       f"{scheme}://{ADDRESSES[1 - here]}:{port}"])
 
     def migrate(self, pid, here, *options, receive_options=(), seconds=None):
         """Moves the tree from hosts[@here] to the other one. Returns the results of migrate and receive."""
         # criu itself must not take pids of the tree.
         self.hosts[1 - here].check(["sh", "-c", f"echo {hosts.Host.RECEIVER} > /proc/sys/kernel/ns_last_pid"])
         receiver = self.receive(1 - here, *receive_options)
-        result = self.hosts[here].run([str(hosts.CRIU), "migrate", "--tree", str(pid), "--insecure",
-                                       *map(str, options), f"tcp://{ADDRESSES[1 - here]}:{PORT}"], seconds=seconds)
+        result = self.start_migrate(pid, here, *options).wait(seconds or hosts.COMMAND_SECONDS)
         return result, receiver.wait(seconds or hosts.COMMAND_SECONDS)
 
     def move(self, pid, here, *options, **keywords):

@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A migration that is killed, cut or spoiled in each of its states, on either side: one copy lives, unharmed, and where
+only a person can know which, both are kept, stopped, until it is said."""
+import contextlib
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import threading
+
+import pytest
+
+import moving
+import network
+from test_memory import changing, move
+
+import hosts
+
+RELAY = pathlib.Path(hosts.TESTS) / "relay.py"
+
+# What becomes of the tree when the process of a side is killed at each state: it stays here, goes there, or both sides
+# keep it, stopped, until somebody decides. A state that is not here has no case, and fails test_every_state_has_a_case.
+SOURCE_KILLED = {
+    "connecting": "here", "preflight": "here", "rounds": "here", "round": "here", "between": "here", "frozen": "here",
+    "last-pages": "here", "last-images": "here", "waiting": "here or decide", "ready": "here or decide", "deciding": "decide",
+    "committed": "there", "running": "there",
+}
+DESTINATION_KILLED = {
+    "preflight": "here", "rounds": "here", "round": "here", "last-round": "here", "restoring": "here", "built": "here",
+    "committed": "undecided", "running": "undecided",
+}
+
+
+def listed(verb):
+    with hosts.Host() as host:
+        return host.check([str(hosts.CRIU), verb, *(["--tree", "1"] if verb == "migrate" else []), "--die-at",
+                           "list"]).output.split()
+
+
+def test_every_state_has_a_case():
+    assert set(listed("migrate")) == set(SOURCE_KILLED)
+    assert set(listed("receive")) == set(DESTINATION_KILLED)
+
+
+def state_of(host, pid):
+    """The letter of the process's state, "" if there is none."""
+    with contextlib.suppress(OSError):
+        return (host.proc / str(pid) / "stat").read_text().rpartition(")")[2].split()[0]
+    return ""
+
+
+def is_live(host, pid):
+    return state_of(host, pid) not in ("", "T", "t", "Z", "X")
+
+
+def has_ended(process):
+    """Without waiting for it."""
+    with contextlib.suppress(hosts.Timeout):
+        process.host.read_answer(0.01)
+    return process.tag in process.host.ended
+
+
+def lives_on(pair, program, there, when):
+    """Exactly one copy, on hosts[@there], unharmed and free to be moved once more."""
+    pair.hosts[1 - there].wait_empty()
+    program.host = pair.hosts[there]
+    program.check(when)
+
+
+def decide(host, pid, what):
+    return host.check([str(hosts.CRIU), "migrate", "--tree", str(pid), what])
+
+
+@pytest.mark.parametrize("state", SOURCE_KILLED)
+def test_source_is_killed(state, directory):
+    with changing(directory, 4, 1000) as (pair, program):
+        here, there = pair.hosts
+        receiver = pair.receive(1)
+        killed = pair.start_migrate(program.pid, 0, "--die-at", state).wait()
+        assert killed.status in (-9, 137), f"{state} was not reached: {killed}"
+        if state == "connecting":
+            # Nobody came.
+            there.kill(receiver.pid)
+        hosts.wait_until(lambda: "--resume" in receiver.output() or "runs here" in receiver.output() or
+                         has_ended(receiver), 90, receiver.output)
+        if "--resume" in receiver.output():
+            decide(there, program.pid, "--abort")
+            receiver.wait()
+            assert not is_live(there, program.pid)
+            if not is_live(here, program.pid):
+                decide(here, program.pid, "--resume")
+            return lives_on(pair, program, 0, f"source killed at {state}, decided for here")
+        if SOURCE_KILLED[state] == "there":
+            assert not is_live(here, program.pid), "two live copies"
+            status = here.check([str(hosts.CRIU), "migrate", "--status"]).output
+            assert f"process {program.pid}" in status, status
+            decide(here, program.pid, "--abort")
+            return lives_on(pair, program, 1, f"source killed at {state}")
+        return lives_on(pair, program, 0, f"source killed at {state}")
+
+
+@pytest.mark.parametrize("state", DESTINATION_KILLED)
+def test_destination_is_killed(state, directory):
+    with changing(directory, 4, 1000) as (pair, program):
+        here, there = pair.hosts
+        receiver = pair.receive(1, "--die-at", state)
+        sent = pair.start_migrate(program.pid, 0).wait(120)
+        receiver.wait()
+        assert sent.status == 1 and sent.output.strip().splitlines()[-1].startswith("criu: "), sent
+        if DESTINATION_KILLED[state] == "here":
+            return lives_on(pair, program, 0, f"destination killed at {state}")
+        # Given away, and nobody to ask: kept here, stopped.
+        assert "--resume" in sent.output and "--abort" in sent.output, sent
+        assert state_of(here, program.pid) == "T"
+        if is_live(there, program.pid):
+            decide(here, program.pid, "--abort")
+            return lives_on(pair, program, 1, f"destination killed at {state}, and it runs there")
+        decide(here, program.pid, "--resume")
+        return lives_on(pair, program, 0, f"destination killed at {state}, and it does not run there")
+
+
+# ---- the link ----
+
+class Relay:
+    """Between the source and the destination, on the destination's host."""
+
+    PORT = 7778
+
+    def __init__(self, host):
+        self.process = subprocess.Popen(
+            [*host.namespace_command("net"), sys.executable, str(RELAY), f"{moving.ADDRESSES[1]}:{self.PORT}",
+             f"{moving.ADDRESSES[1]}:{moving.PORT}"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.until("listening")
+
+    def until(self, word):
+        for line in self.process.stdout:
+            if line.strip() == word:
+                return
+        raise AssertionError(f"the relay has ended before it said {word}")
+
+    def do(self, word):
+        self.process.stdin.write(word + "\n")
+        self.process.stdin.flush()
+        self.until("done")
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait()
+        self.process.stdout.close()
+
+
+@contextlib.contextmanager
+def relayed(directory, *arguments):
+    with changing(directory, *arguments) as (pair, program):
+        relay = Relay(pair.hosts[1])
+        try:
+            yield pair, program, relay
+        finally:
+            relay.close()
+
+
+SLOW = ("--bandwidth", "4M", "--compress", "none", "--connections", "1")
+
+
+@pytest.mark.parametrize("fault", ["cut", "spoil"])
+def test_link_while_memory_goes(fault, directory):
+    with relayed(directory, 32, 1000) as (pair, program, relay):
+        receiver = pair.receive(1)
+        sender = pair.start_migrate(program.pid, 0, *SLOW, port=relay.PORT)
+        for _ in range(2):
+            relay.until("connected")
+        hosts.wait_until(lambda: "comes from" in receiver.output(), explain=receiver.output)
+        relay.do(fault)
+        sent = sender.wait(120)
+        assert sent.status == 1 and sent.output.startswith("criu: "), sent
+        assert receiver.wait(120).status != 0
+        lives_on(pair, program, 0, f"{fault} while memory goes")
+        # The same again works.
+        move(pair, program, 0)
+
+
+def test_cancelled(directory):
+    for number in (signal.SIGINT, signal.SIGTERM):
+        path = directory / str(int(number))
+        path.mkdir()
+        with changing(path, 32, 1000) as (pair, program):
+            receiver = pair.receive(1)
+            sender = pair.start_migrate(program.pid, 0, *SLOW)
+            hosts.wait_until(lambda: "comes from" in receiver.output(), explain=receiver.output)
+            pair.hosts[0].kill(sender.pid, number)
+            sent = sender.wait()
+            assert sent.status != 0 and "criu: " in sent.output, sent
+            assert receiver.wait().status != 0
+            lives_on(pair, program, 0, f"cancelled by {number.name}")
+
+
+def test_no_room_there(directory):
+    """The destination's memory ends while pages come."""
+    with changing(directory, 256, 1000) as (pair, program):
+        receiver = pair.hosts[1].start(
+            None, shell=f"prlimit --as=$((90 << 20)) {hosts.CRIU} receive --listen {moving.ADDRESSES[1]}:{moving.PORT} "
+                        "--insecure --once")
+        hosts.wait_until(lambda: "waiting for trees" in receiver.output(), explain=receiver.output)
+        sent = pair.start_migrate(program.pid, 0).wait()
+        received = receiver.wait()
+        assert (sent.status, received.status) == (1, 1) and "criu: " in sent.output, f"{sent}\n{received}"
+        lives_on(pair, program, 0, "no memory at the destination")
+
+
+# ---- peers ----
+
+GARBAGE = [b"", b"\0" * 4096, b"\xff" * 4096, b"GET / HTTP/1.1\r\n\r\n", os.urandom(65536)]
+
+
+def test_source_meets_garbage(directory):
+    with changing(directory, 4, 1000) as (pair, program):
+        with network.socket_in(pair.hosts[1]) as server:
+            server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            server.bind((moving.ADDRESSES[1], moving.PORT))
+            server.listen()
+
+            def answer(garbage):
+                with server.accept()[0] as one, contextlib.suppress(OSError):
+                    one.sendall(garbage)
+                    one.shutdown(socket.SHUT_WR)
+            for garbage in GARBAGE:
+                thread = threading.Thread(target=answer, args=(garbage,))
+                thread.start()
+                sent = pair.start_migrate(program.pid, 0).wait()
+                thread.join()
+                assert sent.status == 1 and sent.output.startswith("criu: "), sent
+        sent = pair.start_migrate(program.pid, 0).wait()
+        assert sent.status == 1 and "refused" in sent.output, sent
+        lives_on(pair, program, 0, "garbage from the destination")
+
+
+def test_destination_meets_garbage(directory):
+    with changing(directory, 4, 1000) as (pair, program):
+        receiver = pair.hosts[1].start([str(hosts.CRIU), "receive", "--insecure", "--listen",
+                                        f"{moving.ADDRESSES[1]}:{moving.PORT}"])
+        hosts.wait_until(lambda: "waiting for trees" in receiver.output(), explain=receiver.output)
+        for garbage in GARBAGE:
+            with network.socket_in(pair.hosts[0]) as client, contextlib.suppress(OSError):
+                client.settimeout(hosts.COMMAND_SECONDS)
+                client.connect((moving.ADDRESSES[1], moving.PORT))
+                client.sendall(garbage)
+                client.shutdown(socket.SHUT_WR)
+                while client.recv(4096):
+                    pass
+        sent = pair.start_migrate(program.pid, 0).wait()
+        assert sent.status == 0, f"{sent}\n{receiver.output()}"
+        program.host = pair.hosts[1]
+        program.check("after garbage")
+        pair.hosts[0].wait_empty()
