@@ -26,6 +26,8 @@ class Pair:
         network.ip(self.hosts[1], "address", "add", f"{ADDRESSES[1]}/24", "dev", "eth0")
         for host in self.hosts:
             network.ip(host, "link", "set", "lo", "up")
+            # Its own journals: those of a killed criu stay, and numbers of pid namespaces come again.
+            host.check(["sh", "-c", "mkdir -p /run/criu && mount -t tmpfs none /run/criu"])
 
     def wire(self):
         """What both sides say about encryption, and the beginning of the address."""
