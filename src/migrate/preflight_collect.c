@@ -68,6 +68,15 @@ static void add_build_id(struct collection *collection, MigrateFile *file, const
 	file->build_id = arena_memdup(collection->arena, words, sizeof(words));
 }
 
+/* A file with another name left: which one, the dump finds out. */
+static bool is_deleted(const char *path)
+{
+	static const char mark[] = " (deleted)";
+	size_t length = strlen(path);
+
+	return length > sizeof(mark) && !strcmp(path + length - (sizeof(mark) - 1), mark);
+}
+
 /* @link: a name in /proc/PID that leads to the file. */
 static void add_file(struct collection *collection, const char *link, const char *path, unsigned use)
 {
@@ -83,6 +92,8 @@ static void add_file(struct collection *collection, const char *link, const char
 		request->ghost_bytes += (uint64_t)status.st_blocks * 512;
 		return;
 	}
+	if (is_deleted(path))
+		return;
 	struct seen_file *seen;
 	HASH_FIND_STR(collection->seen, path, seen);
 	if (seen) {

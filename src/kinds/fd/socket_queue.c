@@ -303,6 +303,9 @@ int socket_queue_dump(struct dump *dump, struct socket_queue_writer *writer, str
 	    getsockopt(fd, SOL_SOCKET, SO_PEEK_OFF, &offset, &offset_length) < 0)
 		return fail_errno(&dump->failure, errno, "socket-queue", NULL, NULL,
 				  "cannot look into the socket's queue");
+	/* An empty packet can be looked at once; the kernel does not show it again. That once belongs to a dump. */
+	if (dump->only_explain && peek.type != SOCK_STREAM)
+		return 0;
 	struct pollfd poll_fd = {.fd = fd, .events = POLLRDHUP};
 	peek.is_shut = poll(&poll_fd, 1, 0) > 0 && (poll_fd.revents & POLLRDHUP);
 	peek.waiting_bytes = waiting;

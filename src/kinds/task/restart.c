@@ -14,11 +14,13 @@
 
 #include <errno.h>
 #include <linux/futex.h>
+#include <string.h>
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <time.h>
 
+#include "base/fd.h"
 #include "inject/ptrace.h"
 
 enum {
@@ -28,6 +30,9 @@ enum {
 	RESTART_BLOCK = -516,
 	INSTRUCTION_BYTES = 2,
 };
+
+/* The calls that leave a restart block. */
+static const uint32_t blocking_calls[] = {SYS_nanosleep, SYS_clock_nanosleep, SYS_poll, SYS_futex};
 
 #define NS_PER_SECOND 1000000000ULL
 #define NS_PER_MS 1000000ULL
@@ -42,6 +47,50 @@ static bool read_time(pid_t pid, uint64_t address, uint64_t *ret_ns)
 		return false;
 	*ret_ns = (uint64_t)time.tv_sec * NS_PER_SECOND + time.tv_nsec;
 	return true;
+}
+
+/*
+ * A call that was interrupted before, by an earlier dump or a stop from a terminal, goes on as restart_syscall, and
+ * shows that number; its arguments are still in the registers. The number stands in the code: compilers and libraries
+ * load it right before the call ("mov $N, %eax; syscall").
+ */
+static uint64_t number_in_code(pid_t pid, const struct user_regs_struct *regs)
+{
+	enum { WINDOW = 32, MOVE_EAX = 0xb8, MOVE_BYTES = 5 };
+	uint8_t code[WINDOW];
+	struct iovec local = {code, sizeof(code)}, remote = {(void *)(regs->rip - INSTRUCTION_BYTES - WINDOW), WINDOW};
+
+	if (process_vm_readv(pid, &local, 1, &remote, 1, 0) != WINDOW)
+		return SYS_restart_syscall;
+	for (int at = WINDOW - MOVE_BYTES; at >= 0; at--) {
+		uint32_t number;
+		memcpy(&number, code + at + 1, sizeof(number));
+		for (size_t i = 0; code[at] == MOVE_EAX && i < ARRAY_SIZE(blocking_calls); i++)
+			if (number == blocking_calls[i])
+				return number;
+	}
+	return SYS_restart_syscall;
+}
+
+/* A number that came from elsewhere is told by arguments that only one of the calls can have. */
+static uint64_t number_of_arguments(pid_t pid, const struct user_regs_struct *regs)
+{
+	uint64_t ns;
+
+	if (regs->rdi < 16 && !regs->rsi && read_time(pid, regs->rdx, &ns))
+		return SYS_clock_nanosleep;
+	if ((regs->rsi & FUTEX_CMD_MASK) == FUTEX_WAIT && read_time(pid, regs->r10, &ns))
+		return SYS_futex;
+	if (read_time(pid, regs->rdi, &ns) && (!regs->rsi || regs->rsi > 0xffff))
+		return SYS_nanosleep;
+	return regs->rsi < 1 << 20 ? SYS_poll : SYS_restart_syscall;
+}
+
+static uint64_t interrupted_call(pid_t pid, const struct user_regs_struct *regs)
+{
+	uint64_t number = regs->orig_rax == SYS_restart_syscall ? number_in_code(pid, regs) : regs->orig_rax;
+
+	return number == SYS_restart_syscall ? number_of_arguments(pid, regs) : number;
 }
 
 /* What the call had left, or at least what it was asked for. */
@@ -71,6 +120,7 @@ int restart_dump(struct dump *dump, struct dump_thread *thread, struct thread_co
 
 	if ((int64_t)regs->orig_rax < 0)
 		return 0;
+	regs->orig_rax = interrupted_call(thread->task->pid, regs);
 	switch ((int64_t)regs->rax) {
 	case RESTART_SYS:
 	case RESTART_NO_INTERRUPT:
