@@ -285,23 +285,24 @@ static int dump_frozen(struct dump *dump)
 
 /* ---- the end of the tree ---- */
 
-/*
- * All threads take part in a stop, so all are sent on and each reports it. The signal is sent to the leader, who is
- * waited for first: a signal for the process could be taken by a thread whose turn to be sent on never comes.
- */
+static int stop_task(struct dump_task *task)
+{
+	_cleanup_free_ pid_t *tids = xcalloc(task->thread_count, sizeof(*tids));
+
+	for (size_t t = 0; t < task->thread_count; t++)
+		tids[t] = task->threads[t].tid;
+	return threads_stop_group(task->pid, tids, task->thread_count);
+}
+
 static int leave_stopped(struct dump *dump)
 {
-	size_t count = 0;
-
-	for (size_t i = 0; i < dump->task_count; i++)
-		if (dump->tasks[i]->state == TASK_STATE_ALIVE)
-			tgkill(dump->tasks[i]->pid, dump->tasks[i]->threads[0].tid, SIGSTOP);
-	for (size_t i = 0; i < dump->task_count; i++)
-		for (size_t t = 0; dump->tasks[i]->state == TASK_STATE_ALIVE && t < dump->tasks[i]->thread_count; t++)
-			count += ptrace(PTRACE_CONT, dump->tasks[i]->threads[t].tid, 0, 0) == 0;
-	int error = threads_wait_group_stop(count);
-	if (error < 0)
-		return fail_errno(&dump->failure, error, "task-stop", NULL, NULL, "cannot stop the tree");
+	for (size_t i = 0; i < dump->task_count; i++) {
+		struct dump_task *task = dump->tasks[i];
+		int error = task->state == TASK_STATE_ALIVE ? stop_task(task) : 0;
+		if (error < 0)
+			return fail_errno(&dump->failure, error, "task-stop", dump_task_name(dump, task), NULL,
+					  "cannot stop it");
+	}
 	/* Found stopped or not, that is what they are from here on. */
 	for (size_t i = 0; i < dump->task_count; i++)
 		for (size_t t = 0; t < dump->tasks[i]->thread_count; t++)

@@ -34,24 +34,30 @@ int thread_wait(pid_t tid, int *ret_signal)
 	return classify(status, ret_signal);
 }
 
-int threads_wait_group_stop(size_t count)
+static int wait_group_stop(pid_t tid)
 {
-	while (count) {
-		int status, signal;
-		pid_t tid = waitpid(-1, &status, __WALL);
-		if (tid < 0 && errno == EINTR)
-			continue;
-		if (tid < 0)
-			return -errno;
-		int stop = classify(status, &signal);
+	for (;;) {
+		int signal, stop = thread_wait(tid, &signal);
+		if (stop < 0 || stop == THREAD_STOP_GROUP)
+			return stop < 0 ? stop : 0;
 		if (stop == THREAD_STOP_GONE)
 			return -ESRCH;
-		if (stop == THREAD_STOP_GROUP)
-			count--;
-		else if (ptrace(PTRACE_CONT, tid, 0, stop == THREAD_STOP_SIGNAL ? signal : 0) < 0)
+		if (ptrace(PTRACE_CONT, tid, 0, stop == THREAD_STOP_SIGNAL ? signal : 0) < 0)
 			return -errno;
 	}
-	return 0;
+}
+
+int threads_stop_group(pid_t pid, const pid_t *tids, size_t count)
+{
+	if (tgkill(pid, tids[0], SIGSTOP) < 0 || ptrace(PTRACE_CONT, tids[0], 0, 0) < 0)
+		return -errno;
+	int error = wait_group_stop(tids[0]);
+	for (size_t i = 1; i < count && !error; i++)
+		if (ptrace(PTRACE_CONT, tids[i], 0, 0) < 0)
+			error = -errno;
+	for (size_t i = 1; i < count && !error; i++)
+		error = wait_group_stop(tids[i]);
+	return error;
 }
 
 int thread_wait_interrupted(pid_t tid, int *ret_signal)

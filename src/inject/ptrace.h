@@ -30,8 +30,8 @@ int thread_start_to_syscall(pid_t tid);
 int thread_wait_syscall(pid_t tid);
 
 /*
- * Waits until @count seized threads, that were sent on with a stop signal pending for their processes, have entered
- * the group stop. Any of them may be the one that takes the signal first, so they are waited for together; the
- * calling thread must have no other children that change state. Returns 0 or -errno (-ESRCH: one has ended).
+ * Stops a process whose threads all stand in ptrace stops, as SIGSTOP does, without any of them running one
+ * instruction: the leader goes on first, with the signal; when it has reported its stop, the kernel has told all others
+ * to stop, and they go on only to do so. @tids[0] is the leader. Returns 0 or -errno.
  */
-int threads_wait_group_stop(size_t count);
+int threads_stop_group(pid_t pid, const pid_t *tids, size_t count);

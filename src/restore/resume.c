@@ -213,17 +213,16 @@ static int wait_dead(struct restore *restore, const struct restore_task *task)
 	return 0;
 }
 
-/* Every thread takes part in the stop and reports it; then it is stopped in the eyes of its parent. */
+/* As if by SIGSTOP: it is stopped in the eyes of its parent. */
 static int stop_task(struct restore *restore, const struct restore_task *task)
 {
-	size_t count = 0;
+	_cleanup_free_ pid_t *tids = xcalloc(task->thread_count, sizeof(*tids));
 
-	kill(task->pid, SIGSTOP);
 	for (size_t t = 0; t < task->thread_count; t++)
-		count += ptrace(PTRACE_CONT, task->entry->threads[t], 0, 0) == 0;
-	int error = threads_wait_group_stop(count);
+		tids[t] = task->entry->threads[t];
+	int error = threads_stop_group(task->pid, tids, task->thread_count);
 	return error ? fail_errno(&restore->failure, error, "restore-stop", restore_task_name(restore, task), NULL,
-				  "cannot stop it again")
+				  "cannot stop it")
 		     : 0;
 }
 
@@ -462,11 +461,12 @@ static void outlive_criu(const struct restore *restore)
  * A pending SIGSTOP is the first that a released thread sees: it stops its process before any thread has executed an
  * instruction of its own.
  */
-static void stop_before_release(const struct restore *restore)
+static void stop_before_release(struct restore *restore)
 {
 	for (size_t i = 0; i < restore->task_count; i++)
-		if (is_live(restore->tasks[i]) && restore->tasks[i]->state != TASK_STOPPED)
-			kill(restore->tasks[i]->pid, SIGSTOP);
+		if (is_live(restore->tasks[i]) && restore->tasks[i]->state != TASK_STOPPED &&
+		    stop_task(restore, restore->tasks[i]) < 0)
+			log_warn("%s", restore->failure.cause);
 }
 
 void resume_release(struct restore *restore)
