@@ -408,8 +408,7 @@ static int estimate(struct migration *migration, uint64_t sent_before, uint64_t 
 	enum { FIXED_US = 15000 };
 	struct migrate_progress_report *report = &migration->report;
 	uint64_t sent_bytes = migration->sent.raw_bytes - sent_before, dirty_pages;
-	int error = 0;
-	dirty_pages = 0;
+	int error = tracker_count_dirty(migration->tracker, &migration->failure, &dirty_pages);
 
 	if (error < 0)
 		return error;

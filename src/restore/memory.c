@@ -237,8 +237,6 @@ int memory_restore_private(struct restore *restore)
 			error = fail_vma(restore, vma);
 	}
 	close_fd_pointer(&file.fd);
-	if (is_preloaded(restore) && !error)
-		preload_drop_rest(restore);
 	return error;
 }
 

@@ -2,10 +2,12 @@
 #include "restore/preload.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
 #include <sys/mman.h>
 
 #include "base/fd.h"
+#include "kernel/maps.h"
 #include "kinds/mem/mem_kind.h"
 #include "restore/memory.h"
 
@@ -155,37 +157,46 @@ static bool has_flags(const struct preload *preload, const VmaEntry *vma, uint32
 	return true;
 }
 
+/*
+ * Memory that grew between two rounds can be two mappings here, whose pages no kernel merges any more, and the
+ * program's next mremap(2) of it would fail: it is made anew, as one.
+ */
+static bool is_one_mapping(const struct mappings *own, size_t *index, const VmaEntry *vma)
+{
+	while (*index < own->count && own->items[*index].end <= vma->start)
+		++*index;
+	return *index < own->count && own->items[*index].start <= vma->start && own->items[*index].end >= vma->end;
+}
+
+static bool overlaps(const struct preload *preload, const VmaEntry *vma)
+{
+	size_t index = first_range(preload, vma->start);
+
+	return index < preload->count && preload->ranges[index].start < vma->end;
+}
+
 int preload_adopt(struct restore *restore)
 {
 	const struct restore_task *task = restore->self;
 	struct preload *preload = restore->options->preload;
+	_cleanup_free_ bool *candidates = xcalloc(task->mm->n_vmas + 1, sizeof(*candidates));
+	_cleanup_fd_ int proc_fd = open("/proc/self", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	struct mappings own = {};
+	size_t index = 0;
 
 	for (size_t i = 0; i < task->mm->n_vmas; i++) {
 		const VmaEntry *vma = task->mm->vmas[i];
-		size_t index = first_range(preload, vma->start);
-		bool overlaps = index < preload->count && preload->ranges[index].start < vma->end;
-		if (!overlaps || !is_adoptable(vma) || !has_flags(preload, vma, preload_flags(vma)) ||
-		    !fills_gaps(preload, vma))
-			continue;
-		task->memory->inherited[i] = true;
-		task->memory->placed[i] = vma->start;
+		candidates[i] = overlaps(preload, vma) && is_adoptable(vma) &&
+				has_flags(preload, vma, preload_flags(vma)) && fills_gaps(preload, vma);
 	}
+	int error = proc_fd < 0 ? -errno : mappings_read_short(proc_fd, &own);
+	if (error < 0)
+		return fail_errno(&restore->failure, error, "restore-maps", NULL, NULL, "cannot read /proc/self/maps");
+	for (size_t i = 0; i < task->mm->n_vmas; i++)
+		if (candidates[i] && is_one_mapping(&own, &index, task->mm->vmas[i])) {
+			task->memory->inherited[i] = true;
+			task->memory->placed[i] = task->mm->vmas[i]->start;
+		}
+	mappings_free(&own);
 	return 0;
-}
-
-void preload_drop_rest(struct restore *restore)
-{
-	struct preload *preload = restore->options->preload;
-	const struct restore_task *task = restore->self;
-	uint64_t covered = 0;
-
-	for (size_t i = 0; i < task->mm->n_vmas; i++) {
-		const VmaEntry *vma = task->mm->vmas[i];
-		if (!task->memory->inherited[i])
-			continue;
-		if (vma->start > covered)
-			preload_unmap(preload, covered, vma->start);
-		covered = vma->end;
-	}
-	preload_unmap(preload, covered, UINT64_MAX);
 }

@@ -50,9 +50,8 @@ void preload_free(struct preload *preload);
 int preload_inherit(struct restore *restore, bool inherit);
 /*
  * In the root, for each mapping of private anonymous memory that can stay where it was received: sets memory->placed
- * and memory->inherited. A mapping whose flags differ, or in whose way criu lies, is made anew, and its pages are read
- * from where they are. Returns 0.
+ * and memory->inherited. A mapping whose flags differ, in whose way criu lies, or that grew, is made anew, and its pages
+ * are read from where they are, by children too: what is not taken over stays until criu's own memory goes.
+ * Returns 0 or a failure.
  */
 int preload_adopt(struct restore *restore);
-/* In the root, when all pages are loaded: unmaps what no mapping has taken over. */
-void preload_drop_rest(struct restore *restore);
