@@ -14,6 +14,8 @@
 #undef fail /* ours has arguments */
 
 #include "base/fd.h"
+#include "image/page_chain.h"
+#include "restore/progress.h"
 #include "kinds/fd/build_id.h"
 #include "kinds/fd/file_lock.h"
 #include "kinds/fd/file_name.h"
@@ -396,7 +398,11 @@ static void test_memfd(void **state)
 	close(fd);
 
 	hand_over(world);
+	assert_int_equal(progress_create(&world->restore), 0);
+	world->restore.page_chain = page_chain_new(world->restore.images_dirfd, &world->restore.failure);
 	assert_int_equal(memfd_kind.prepare(&world->restore), 0);
+	page_chain_free(TAKE_POINTER(world->restore.page_chain));
+	progress_free(&world->restore);
 	assert_int_equal(memfd_kind.open(&world->restore, world->restore.files[0], &fd), 0);
 	int other;
 	assert_int_equal(memfd_open_mapping(&world->restore, mapping, O_RDWR, &other), 0);
