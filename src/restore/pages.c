@@ -3,7 +3,7 @@
  * Loading pages into place, with all cores for large mappings.
  *
  * Fresh pages cost more to get from the kernel than to copy, so ranges that were huge are asked for as huge pages
- * first and others are populated a piece at a time before they are read into (kernel-facts.md section 4). In an
+ * first and others are populated a piece at a time before they are read into. In an
  * inherited mapping only what differs from the parent is touched: pages of the same identity stay shared, pages that
  * the images hold twice are compared, pages that only the parent has are dropped.
  */
