@@ -415,7 +415,11 @@ static int estimate(struct migration *migration, uint64_t sent_before, uint64_t 
 	/* Little data says nothing about the link. */
 	if (sent_bytes >= 1 << 20 || migration->bytes_per_us == 0)
 		migration->bytes_per_us = (double)(sent_bytes + FRAME_PAGE_BYTES) / (double)migration->round_us;
+	/* Pages that children share since a fork are never armed, and count as changed: a round tells what really is.
+	 */
 	report->dirty_bytes = dirty_pages * FRAME_PAGE_BYTES;
+	if (report->dirty_bytes > sent_bytes)
+		report->dirty_bytes = sent_bytes;
 	report->dirty_bytes_per_second = report->dirty_bytes * 1000000 / migration->round_us;
 	report->bytes_per_second = (uint64_t)(migration->bytes_per_us * 1e6);
 	report->downtime_estimate_us =

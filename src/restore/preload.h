@@ -50,8 +50,8 @@ void preload_free(struct preload *preload);
 int preload_inherit(struct restore *restore, bool inherit);
 /*
  * In the root, for each mapping of private anonymous memory that can stay where it was received: sets memory->placed
- * and memory->inherited. A mapping whose flags differ, in whose way criu lies, or that grew, is made anew, and its pages
- * are read from where they are, by children too: what is not taken over stays until criu's own memory goes.
+ * and memory->inherited. A mapping whose flags differ, in whose way criu lies, or that grew, is made anew, and its
+ * pages are read from where they are, by children too: what is not taken over stays until criu's own memory goes.
  * Returns 0 or a failure.
  */
 int preload_adopt(struct restore *restore);
