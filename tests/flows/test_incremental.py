@@ -86,6 +86,31 @@ def test_chain(directory, seed):
         mutator.check()
 
 
+def test_memory_moved_back_next_to_tracked_memory(directory):
+    """The kernel joins both and ends the tracking of the neighbours, whose marks stay and mean nothing from then on."""
+    with hosts.Host() as host:
+        output = directory / "output"
+        pid = host.start([str(hosts.BUILD / "tests/flows/moved_back")], output=output).pid
+
+        def reach(phase, word):
+            if phase:
+                assert host.kill(pid, signal.SIGUSR1)
+            hosts.wait_until(lambda: output.exists() and output.read_text().count("\n") > phase)
+            assert output.read_text().splitlines()[phase] == word
+
+        parent = None
+        for phase, word in enumerate(["ready", "moved", "moved back"]):
+            reach(phase, word)
+            images = directory / f"pre{phase}"
+            pre_dump(host, pid, images, parent=parent)
+            parent = images
+        reach(3, "written")
+        dump(host, pid, directory / "last", "--track-mem", parent=parent)
+        host.wait_empty()
+        hosts.Criu(host).restore(pid, directory / "last")
+        reach(4, "ok")
+
+
 def test_leave_running_again_and_again(directory):
     """Each dump of the row can be restored; here the last, whose pages lie in all of them."""
     with running(directory, 11) as (host, mutator):

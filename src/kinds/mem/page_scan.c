@@ -365,7 +365,8 @@ static int scan_tracked_task(struct dump *dump, struct dump_task *task)
 
 	if (fd < 0)
 		return fail_scan(dump, task, errno);
-	int error = scan_with_known(dump, task, fd, tracker_register(dump, task), &list);
+	int tracked = tracker_register(dump, task, fd);
+	int error = tracked < 0 ? tracked : scan_with_known(dump, task, fd, tracked, &list);
 	if (!error)
 		error = take_regions(dump, task, fd, &list);
 	free(list.items);

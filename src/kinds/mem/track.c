@@ -10,6 +10,9 @@
  * What a mark does not mean, each of which would let a page of the parent images come back to life:
  * - A mapping that is new, was moved (mremap) or came with a fork is not registered: its pages are dumped in full and
  *   armed. tracker_check() makes sure that the kernel takes the marks away when memory moves.
+ * - mremap() that moves memory next to a registered mapping makes one mapping of both, and the kernel ends the
+ *   registration of all of it while the marks of the neighbour's pages stay: they are not cleared by writes any more.
+ *   Marks in memory that is not registered are therefore taken away before they are asked (struct stale_marks).
  * - After MADV_DONTNEED on armed private pages of a file a marker is left that looks like a swapped page that was not
  *   written. page_scan.c looks twice at swapped pages.
  * - Memory that is shared can be written through other mappings and by write(2). It is never registered.
@@ -45,7 +48,7 @@
 enum {
 	PAGE_BYTES = 4096,
 	RUN_ID_BYTES = 37,
-	COUNT_REGIONS = 4096,
+	SCAN_REGIONS = 1024,
 };
 
 #define ADDRESS_SPACE_END 0x7ffffffff000ULL
@@ -97,6 +100,31 @@ void tracker_add(struct memory_tracker *tracker, const struct tracked_mm *mm)
 {
 	ARRAY_GROW(tracker->mms, tracker->count, tracker->capacity);
 	tracker->mms[tracker->count++] = *mm;
+}
+
+/* ---- reading marks ---- */
+
+/* Asks about the whole address space; calls for each range of the answer. Returns 0 or -errno. */
+static int for_regions(int pagemap_fd, const struct pm_scan_arg *question,
+		       void (*take)(void *context, const struct page_region *region), void *context)
+{
+	_cleanup_free_ struct page_region *regions = xcalloc(SCAN_REGIONS, sizeof(*regions));
+	struct pm_scan_arg scan = *question;
+
+	scan.size = sizeof(scan);
+	scan.end = ADDRESS_SPACE_END;
+	scan.vec = (uint64_t)regions;
+	scan.vec_len = SCAN_REGIONS;
+	scan.category_anyof_mask = PAGE_IS_PRESENT | PAGE_IS_SWAPPED;
+	while (scan.start < scan.end) {
+		long count = ioctl(pagemap_fd, PAGEMAP_SCAN, &scan);
+		if (count < 0)
+			return -errno;
+		for (long i = 0; i < count; i++)
+			take(context, &regions[i]);
+		scan.start = scan.walk_end;
+	}
+	return 0;
 }
 
 /* ---- what the kernel can do ---- */
@@ -293,23 +321,85 @@ static void register_vmas(int uffd, VmaEntry *const *vmas, size_t count)
 	register_vmas(uffd, vmas + count / 2, count - count / 2);
 }
 
-bool tracker_register(struct dump *dump, struct dump_task *task)
-{
-	const struct tracked_mm *mm = find_mm(dump->options->tracker, task);
-	const MmEntry *entries = task->mm;
+/* Ranges with marks that nobody keeps. */
+struct stale_marks {
+	struct page_region *items;
+	size_t count, capacity;
+};
 
-	if (!mm)
-		return false;
-	for (size_t i = 0; i < entries->n_vmas;) {
+static void add_stale(void *context, const struct page_region *region)
+{
+	struct stale_marks *stale = context;
+
+	ARRAY_GROW(stale->items, stale->count, stale->capacity);
+	stale->items[stale->count++] = *region;
+}
+
+static int find_stale_marks(int pagemap_fd, struct stale_marks *stale)
+{
+	const struct pm_scan_arg unregistered_but_marked = {
+		.category_inverted = PAGE_IS_WPALLOWED | PAGE_IS_WRITTEN,
+		.category_mask = PAGE_IS_WPALLOWED | PAGE_IS_WRITTEN,
+		.return_mask = PAGE_IS_PRESENT,
+	};
+
+	return for_regions(pagemap_fd, &unregistered_but_marked, add_stale, stale);
+}
+
+/* What was not registered now either is dumped in full without asking its marks. */
+static int clear_marks(int uffd, uint64_t start, uint64_t end)
+{
+	struct uffdio_writeprotect range = {.range = {.start = start, .len = end - start}};
+
+	return ioctl(uffd, UFFDIO_WRITEPROTECT, &range) < 0 && errno != ENOENT ? -errno : 0;
+}
+
+/* Mapping by mapping: the kernel stops at the first that is not registered. Both lists ascend. */
+static int clear_stale_marks(int uffd, const MmEntry *mm, const struct stale_marks *stale)
+{
+	size_t first = 0;
+	int error = 0;
+
+	for (size_t i = 0; i < stale->count; i++) {
+		const struct page_region *region = &stale->items[i];
+		while (first < mm->n_vmas && mm->vmas[first]->end <= region->start)
+			first++;
+		for (size_t v = first; v < mm->n_vmas && mm->vmas[v]->start < region->end && !error; v++) {
+			const VmaEntry *vma = mm->vmas[v];
+			error = clear_marks(uffd, region->start > vma->start ? region->start : vma->start,
+					    region->end < vma->end ? region->end : vma->end);
+		}
+	}
+	return error;
+}
+
+static void register_all(int uffd, const MmEntry *mm)
+{
+	for (size_t i = 0; i < mm->n_vmas;) {
 		size_t first = i;
-		while (i < entries->n_vmas && is_trackable(entries->vmas[i]))
+		while (i < mm->n_vmas && is_trackable(mm->vmas[i]))
 			i++;
 		if (i > first)
-			register_vmas(mm->uffd, &entries->vmas[first], i - first);
+			register_vmas(uffd, &mm->vmas[first], i - first);
 		else
 			i++;
 	}
-	return true;
+}
+
+int tracker_register(struct dump *dump, struct dump_task *task, int pagemap_fd)
+{
+	const struct tracked_mm *mm = find_mm(dump->options->tracker, task);
+	struct stale_marks stale = {};
+
+	if (!mm)
+		return 0;
+	int error = find_stale_marks(pagemap_fd, &stale);
+	if (!error) {
+		register_all(mm->uffd, task->mm);
+		error = clear_stale_marks(mm->uffd, task->mm, &stale);
+	}
+	free(stale.items);
+	return error ? error : 1;
 }
 
 bool tracker_has_parent(const struct dump *dump)
@@ -337,28 +427,22 @@ void tracker_commit(struct dump *dump)
 
 /* ---- counting ---- */
 
+static void add_pages(void *context, const struct page_region *region)
+{
+	uint64_t *pages = context;
+
+	*pages += (region->end - region->start) / PAGE_BYTES;
+}
+
 static int count_written(int pagemap_fd, uint64_t *pages)
 {
-	_cleanup_free_ struct page_region *regions = xcalloc(COUNT_REGIONS, sizeof(*regions));
-	struct pm_scan_arg scan = {
-		.size = sizeof(scan),
-		.end = ADDRESS_SPACE_END,
-		.vec = (uint64_t)regions,
-		.vec_len = COUNT_REGIONS,
+	const struct pm_scan_arg written = {
 		.category_inverted = PAGE_IS_FILE | PAGE_IS_PFNZERO,
 		.category_mask = PAGE_IS_FILE | PAGE_IS_PFNZERO | PAGE_IS_WRITTEN,
-		.category_anyof_mask = PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
+		.return_mask = PAGE_IS_WRITTEN,
 	};
 
-	while (scan.start < scan.end) {
-		long count = ioctl(pagemap_fd, PAGEMAP_SCAN, &scan);
-		if (count < 0)
-			return -errno;
-		for (long i = 0; i < count; i++)
-			*pages += (regions[i].end - regions[i].start) / PAGE_BYTES;
-		scan.start = scan.walk_end;
-	}
-	return 0;
+	return for_regions(pagemap_fd, &written, add_pages, pages);
 }
 
 int tracker_count_dirty(const struct memory_tracker *tracker, struct failure *failure, uint64_t *ret_pages)

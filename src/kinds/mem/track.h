@@ -69,9 +69,10 @@ int tracker_adopt(struct dump *dump, struct dump_task *task);
 bool tracker_is_remnant(const struct dump_task *task, int number);
 /*
  * Registers all mappings of the frozen task that may have private pages (task->mm says which they are) and starts the
- * tracking of new ones. Returns true if pages of the task can be trusted to tell.
+ * tracking of new ones. @pagemap_fd is its /proc/PID/pagemap. Returns 1 if pages of the task can be trusted to tell, 0
+ * if it is not tracked, or -errno.
  */
-bool tracker_register(struct dump *dump, struct dump_task *task);
+int tracker_register(struct dump *dump, struct dump_task *task, int pagemap_fd);
 /* True if pages that did not change are in the images of the last dump. */
 bool tracker_has_parent(const struct dump *dump);
 /* From here on the pages are armed, and the images of the last dump are outdated unless this dump is completed. */
