@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What the machine itself can do, for the ratios of the benchmark. Each prints nanoseconds.
+ * What the machine itself can do, for the ratios of the benchmark. Each prints nanoseconds, one line for each way: which
+ * way is the best is for the caller to say, over many runs; the fastest of all would be luck.
  *
- *	limits copy MIB FILE [huge]   best plain copy of that much memory of ours into a new file: one or two threads,
+ *	limits copy MIB FILE [huge]   plain copies of that much memory of ours into a new file: one or two threads,
  *	                              blocks allocated in advance or not
- *	limits load MIB FILE [huge]   best load of a file into fresh memory with two threads
+ *	limits load MIB FILE [huge]   loads of a file into fresh memory with two threads, populated in advance or not
  *	limits warm MIB               touches that much memory, so that the host has given it to us
  *	limits run COMMAND…           wall time of a command, without any shell around it; exits with its status
  */
@@ -115,10 +116,9 @@ static void warm(size_t bytes)
 	munmap(memory, bytes);
 }
 
-static int64_t copy_ns(size_t bytes, const char *path, int huge)
+static void print_copies(size_t bytes, const char *path, int huge)
 {
 	char *memory = map(bytes, huge);
-	int64_t best = INT64_MAX;
 
 	for (size_t i = 0; i < bytes / 8; i++)
 		((uint64_t *)(void *)memory)[i] = i * 0x9e3779b97f4a7c15ULL;
@@ -136,28 +136,23 @@ static int64_t copy_ns(size_t bytes, const char *path, int huge)
 			continue;
 		}
 		int64_t allocated = now_ns() - start;
-		int64_t ns = allocated + in_threads(threads, write_share, memory, bytes, fd, 0);
-		best = ns < best ? ns : best;
+		printf("%lld\n", (long long)(allocated + in_threads(threads, write_share, memory, bytes, fd, 0)));
 		close(fd);
 	}
-	return best;
 }
 
-static int64_t load_ns(size_t bytes, const char *path, int huge)
+static void print_loads(size_t bytes, const char *path, int huge)
 {
 	int fd = open(path, O_RDONLY);
-	int64_t best = INT64_MAX;
 
 	if (fd < 0)
 		die(path);
 	for (int populate = 0; populate <= !huge; populate++) {
 		warm(bytes);
 		char *memory = map(bytes, huge);
-		int64_t ns = in_threads(2, read_share, memory, bytes, fd, populate);
-		best = ns < best ? ns : best;
+		printf("%lld\n", (long long)in_threads(2, read_share, memory, bytes, fd, populate));
 		munmap(memory, bytes);
 	}
-	return best;
 }
 
 static int run(char **command)
@@ -185,9 +180,9 @@ int main(int argc, char **argv)
 	if (!strcmp(verb, "warm"))
 		warm(bytes);
 	else if (!strcmp(verb, "copy") && argc > 3)
-		printf("%lld\n", (long long)copy_ns(bytes, argv[3], huge));
+		print_copies(bytes, argv[3], huge);
 	else if (!strcmp(verb, "load") && argc > 3)
-		printf("%lld\n", (long long)load_ns(bytes, argv[3], huge));
+		print_loads(bytes, argv[3], huge);
 	else
 		die("usage: limits copy|load|warm|run …");
 	return 0;
