@@ -45,8 +45,7 @@ static bool is_special(const VmaEntry *vma)
 	return !kind || kind->is_special;
 }
 
-/* Private memory that needs nothing of the tree but plain files. */
-static bool is_early(const VmaEntry *vma)
+bool memory_is_early(const VmaEntry *vma)
 {
 	return !is_special(vma) && !(vma->status & (VMA_STATUS_MEMFD | VMA_STATUS_FILE_SHARED));
 }
@@ -80,7 +79,7 @@ static ssize_t find_inherited(const struct restore_task *parent, const VmaEntry 
 		} else if (vma->start >= other->end) {
 			low = middle + 1;
 		} else {
-			bool same = vma->end <= other->end && is_early(other) && survives_fork(other) &&
+			bool same = vma->end <= other->end && memory_is_early(other) && survives_fork(other) &&
 				    survives_fork(vma) && (vma->flags & KEPT_FLAGS) == (other->flags & KEPT_FLAGS) &&
 				    (vma->status & ~(uint32_t)VMA_STATUS_HEAP) ==
 					    (other->status & ~(uint32_t)VMA_STATUS_HEAP) &&
@@ -112,7 +111,7 @@ static int loading_protection(const VmaEntry *vma, bool has_pages)
 	return has_pages && !(vma->flags & MAP_SHARED) ? (int)vma->prot | PROT_WRITE | PROT_READ : (int)vma->prot;
 }
 
-static bool has_pages(const struct restore_memory *memory, const VmaEntry *vma)
+bool memory_has_pages(const struct restore_memory *memory, const VmaEntry *vma)
 {
 	size_t index = page_places_find(memory->places, vma->start);
 
@@ -123,7 +122,7 @@ static int map_vma(struct restore *restore, size_t index, struct open_file *file
 {
 	const VmaEntry *vma = restore->self->mm->vmas[index];
 	struct restore_memory *memory = restore->self->memory;
-	int protection = loading_protection(vma, has_pages(memory, vma));
+	int protection = loading_protection(vma, memory_has_pages(memory, vma));
 	int flags = vma->flags & KEPT_FLAGS, fd = -1;
 	size_t bytes = vma->end - vma->start;
 
@@ -167,7 +166,7 @@ static void unmap_foreign(const struct restore_task *task, const struct restore_
 	for (size_t p = 0; p < parent->mm->n_vmas; p++) {
 		const VmaEntry *vma = parent->mm->vmas[p];
 		uint64_t at = vma->start, shift = parent->memory->placed[p] - vma->start;
-		if (!is_early(vma) || !survives_fork(vma))
+		if (!memory_is_early(vma) || !survives_fork(vma))
 			continue;
 		while (own < task->mm->n_vmas && task->mm->vmas[own]->end <= vma->start)
 			own++;
@@ -187,7 +186,7 @@ static void find_origins(const struct restore *restore, const struct restore_tas
 			 const struct restore_task *from, ssize_t *origin)
 {
 	for (size_t i = 0; i < task->mm->n_vmas; i++)
-		origin[i] = is_early(task->mm->vmas[i]) && !lazy_mapping(restore, task->mm->vmas[i])
+		origin[i] = memory_is_early(task->mm->vmas[i]) && !lazy_mapping(restore, task->mm->vmas[i])
 				    ? find_inherited(from, task->mm->vmas[i])
 				    : -1;
 	unmap_foreign(task, from, origin);
@@ -197,6 +196,11 @@ static void find_origins(const struct restore *restore, const struct restore_tas
 static bool is_preloaded(const struct restore *restore)
 {
 	return restore->options->preload && !restore->fork_origin;
+}
+
+static const struct page_places *inherited_places(const struct restore_memory *from)
+{
+	return from->given ? from->given : from->places;
 }
 
 int memory_restore_private(struct restore *restore)
@@ -215,11 +219,11 @@ int memory_restore_private(struct restore *restore)
 		error = preload_adopt(restore);
 	for (size_t i = 0; i < task->mm->n_vmas && !error; i++) {
 		const VmaEntry *vma = task->mm->vmas[i];
-		if (!is_early(vma))
+		if (!memory_is_early(vma))
 			continue;
-		bool loads = has_pages(memory, vma) && !lazy_mapping(restore, vma);
+		bool loads = memory_has_pages(memory, vma) && !lazy_mapping(restore, vma);
 		if (memory->inherited[i]) {
-			error = pages_load(restore, i, memory->preloaded);
+			error = pages_load(restore, i, memory->places, memory->preloaded->places);
 			continue;
 		}
 		memory->inherited[i] = origin[i] >= 0;
@@ -232,7 +236,8 @@ int memory_restore_private(struct restore *restore)
 			error = map_vma(restore, i, &file);
 		}
 		if (!error && (loads || memory->inherited[i]))
-			error = pages_load(restore, i, memory->inherited[i] ? from->memory : NULL);
+			error = pages_load(restore, i, memory->places,
+					   memory->inherited[i] ? inherited_places(from->memory) : NULL);
 		if (error < 0)
 			error = fail_vma(restore, vma);
 	}
@@ -248,11 +253,11 @@ int memory_restore_shared(struct restore *restore)
 
 	for (size_t i = 0; i < task->mm->n_vmas && !error; i++) {
 		const VmaEntry *vma = task->mm->vmas[i];
-		if (is_special(vma) || is_early(vma))
+		if (is_special(vma) || memory_is_early(vma))
 			continue;
 		error = map_vma(restore, i, &file);
-		if (!error && !(vma->flags & MAP_SHARED) && has_pages(task->memory, vma))
-			error = pages_load(restore, i, NULL);
+		if (!error && !(vma->flags & MAP_SHARED) && memory_has_pages(task->memory, vma))
+			error = pages_load(restore, i, task->memory->places, NULL);
 		if (error < 0)
 			error = fail_vma(restore, vma);
 	}
@@ -323,7 +328,7 @@ int memory_finish(struct restore *restore)
 		int error = 0;
 		if (is_special(vma))
 			continue;
-		loaded = has_pages(task->memory, vma);
+		loaded = memory_has_pages(task->memory, vma);
 		if (loaded && !lazy_mapping(restore, vma))
 			collapse_huge(task->memory, vma, address);
 		if ((loaded || task->memory->inherited[i]) &&

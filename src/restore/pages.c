@@ -156,15 +156,15 @@ static int plan_part(struct restore *restore, struct loader *loader, const struc
  * compared, because plain images hold each task's copy.
  */
 static int plan_difference(struct restore *restore, struct loader *loader, const struct page_place *part,
-			   const struct restore_memory *base, uint64_t shift)
+			   const struct page_places *base, uint64_t shift)
 {
 	uint64_t end = part->address + part->pages * PAGE_BYTES;
-	size_t index = page_places_find(base->places, part->address);
+	size_t index = page_places_find(base, part->address);
 	struct page_place rest = *part, other;
 	int error = 0;
 
 	while (rest.pages && !error) {
-		bool found = page_places_part(base->places, &index, rest.address, end, &other);
+		bool found = page_places_part(base, &index, rest.address, end, &other);
 		uint64_t next = found ? other.address : end;
 		struct page_place piece = rest;
 		bool compare = false, same = false;
@@ -192,16 +192,16 @@ static void drop_pages(uint64_t start, uint64_t end, uint64_t shift)
 }
 
 /* Pages that came with the fork and that this task does not have. */
-static void drop_foreign(const struct restore_memory *own, const struct restore_memory *base, uint64_t start,
-			 uint64_t end, uint64_t shift)
+static void drop_foreign(const struct page_places *own, const struct page_places *base, uint64_t start, uint64_t end,
+			 uint64_t shift)
 {
-	size_t base_index = page_places_find(base->places, start);
+	size_t base_index = page_places_find(base, start);
 	struct page_place theirs, mine;
 
-	while (page_places_part(base->places, &base_index, start, end, &theirs)) {
+	while (page_places_part(base, &base_index, start, end, &theirs)) {
 		uint64_t at = theirs.address, stop = theirs.address + theirs.pages * PAGE_BYTES;
-		size_t own_index = page_places_find(own->places, at);
-		while (page_places_part(own->places, &own_index, at, stop, &mine)) {
+		size_t own_index = page_places_find(own, at);
+		while (page_places_part(own, &own_index, at, stop, &mine)) {
 			drop_pages(at, mine.address, shift);
 			at = mine.address + mine.pages * PAGE_BYTES;
 		}
@@ -209,24 +209,24 @@ static void drop_foreign(const struct restore_memory *own, const struct restore_
 	}
 }
 
-int pages_load(struct restore *restore, size_t vma_index, const struct restore_memory *base)
+int pages_load(struct restore *restore, size_t vma_index, const struct page_places *own, const struct page_places *base)
 {
 	const struct restore_memory *memory = restore->self->memory;
 	const VmaEntry *vma = restore->self->mm->vmas[vma_index];
 	uint64_t shift = memory->placed[vma_index] - vma->start;
-	size_t index = page_places_find(memory->places, vma->start);
+	size_t index = page_places_find(own, vma->start);
 	struct loader loader = {.restore = restore};
 	struct page_place part;
 	int error = 0;
 
-	while (!error && page_places_part(memory->places, &index, vma->start, vma->end, &part)) {
+	while (!error && page_places_part(own, &index, vma->start, vma->end, &part)) {
 		if (part.huge && (vma->madv >> MADV_HUGEPAGE & 1) && !base)
 			madvise((void *)(part.address + shift), part.pages * PAGE_BYTES, MADV_HUGEPAGE);
 		error = base ? plan_difference(restore, &loader, &part, base, shift)
 			     : plan_part(restore, &loader, &part, shift, false);
 	}
 	if (!error && base)
-		drop_foreign(memory, base, vma->start, vma->end, shift);
+		drop_foreign(own, base, vma->start, vma->end, shift);
 	if (!error && loader.count)
 		error = run_loader(restore, &loader);
 	free(loader.loads);

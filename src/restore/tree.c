@@ -23,6 +23,7 @@
 #include "kinds/fd/fd_kind.h"
 #include "kinds/ns/time_namespace.h"
 #include "kinds/task/task_kind.h"
+#include "restore/foster.h"
 #include "restore/memory.h"
 #include "restore/preload.h"
 #include "restore/shared.h"
@@ -279,6 +280,8 @@ static void become(struct tree_run *run, struct restore_tree_node *node, pid_t c
 		error = enter_kinds(restore, task);
 		if (!error)
 			error = memory_restore_private(restore);
+		if (!error)
+			error = foster_load(restore, node);
 	}
 	if (error < 0)
 		give_up(restore);
@@ -286,7 +289,10 @@ static void become(struct tree_run *run, struct restore_tree_node *node, pid_t c
 	if (node->makes_session && start_session(restore, task) < 0)
 		give_up(restore);
 	fork_children(run, node, false);
-	error = shared_wait(restore, BARRIER_FORKED);
+	if (task->state != TASK_DEAD)
+		error = foster_end(restore);
+	if (!error)
+		error = shared_wait(restore, BARRIER_FORKED);
 	if (!error)
 		error = join_group(run, task);
 	if (error < 0)
