@@ -1,10 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The small images. Everything they say is in memory; nothing here needs the tree to stand still.
+ * The small images. Everything they say is in memory; nothing here needs the tree to stand still. Those of tasks and
+ * threads are many small files, written with all cores.
  */
+#include <pthread.h>
 #include <string.h>
 #include <sys/random.h>
 
+#include "base/fd.h"
+#include "base/parallel.h"
 #include "dump/stages.h"
 #include "kinds/mem/memory.h"
 #include "kinds/ns/time_namespace.h"
@@ -16,10 +20,11 @@
 /* Ids of criu's own namespaces, which the tree shares. */
 enum { NS_PID = 1, NS_NET, NS_IPC, NS_UTS, NS_TIME, NS_MNT, NS_USER, NS_CGROUP };
 
-static int write_one(struct dump *dump, enum image_kind kind, uint64_t id, const ProtobufCMessage *message)
+static int write_image(struct dump *dump, struct failure *failure, enum image_kind kind, uint64_t id,
+		       const ProtobufCMessage *message)
 {
 	struct image *image;
-	int error = image_create(dump->images_dirfd, &dump->failure, kind, id, &image);
+	int error = image_create(dump->images_dirfd, failure, kind, id, &image);
 
 	if (error < 0)
 		return error;
@@ -27,10 +32,14 @@ static int write_one(struct dump *dump, enum image_kind kind, uint64_t id, const
 	return image_close(&image);
 }
 
-static TaskKobjIdsEntry *task_ids(struct dump *dump, uint32_t id)
+static int write_one(struct dump *dump, enum image_kind kind, uint64_t id, const ProtobufCMessage *message)
 {
-	TaskKobjIdsEntry *ids = arena_message(&dump->arena, TaskKobjIdsEntry, task_kobj_ids_entry);
+	return write_image(dump, &dump->failure, kind, id, message);
+}
 
+static void fill_ids(TaskKobjIdsEntry *ids, uint32_t id)
+{
+	task_kobj_ids_entry__init(ids);
 	ids->vm_id = ids->files_id = ids->fs_id = ids->sighand_id = id;
 	ids->has_pid_ns_id = ids->has_net_ns_id = ids->has_ipc_ns_id = ids->has_uts_ns_id = ids->has_mnt_ns_id =
 		ids->has_user_ns_id = ids->has_cgroup_ns_id = ids->has_time_ns_id = true;
@@ -42,20 +51,21 @@ static TaskKobjIdsEntry *task_ids(struct dump *dump, uint32_t id)
 	ids->user_ns_id = NS_USER;
 	ids->cgroup_ns_id = NS_CGROUP;
 	ids->time_ns_id = NS_TIME;
-	return ids;
 }
 
 static int write_inventory(struct dump *dump)
 {
 	InventoryEntry inventory = INVENTORY_ENTRY__INIT;
 	PluginsEntry plugins = PLUGINS_ENTRY__INIT;
+	TaskKobjIdsEntry ids;
 
 	inventory.img_version = memory_has_shared_runs(dump) || dump->options->parent_has_shared_pages
 					? IMAGE_VERSION_SHARED_PAGES
 					: IMAGE_VERSION_1_1;
 	inventory.has_fdinfo_per_id = inventory.fdinfo_per_id = true;
 	inventory.has_ns_per_id = inventory.ns_per_id = true;
-	inventory.root_ids = task_ids(dump, 1);
+	fill_ids(&ids, 1);
+	inventory.root_ids = &ids;
 	inventory.has_root_cg_set = true;
 	inventory.root_cg_set = 1;
 	inventory.has_lsmtype = true;
@@ -100,10 +110,10 @@ static int write_tree(struct dump *dump)
 	return image_close(&image);
 }
 
-static int write_descriptors(struct dump *dump, struct dump_task *task)
+static int write_descriptors(struct dump *dump, struct failure *failure, const struct dump_task *task)
 {
 	struct image *image;
-	int error = image_create(dump->images_dirfd, &dump->failure, IMAGE_FDINFO, task->files_id, &image);
+	int error = image_create(dump->images_dirfd, failure, IMAGE_FDINFO, task->files_id, &image);
 
 	if (error < 0)
 		return error;
@@ -118,21 +128,75 @@ static int write_descriptors(struct dump *dump, struct dump_task *task)
 	return image_close(&image);
 }
 
-static int write_task(struct dump *dump, struct dump_task *task)
+static int write_task(struct dump *dump, struct failure *failure, const struct dump_task *task)
 {
-	int error = write_one(dump, IMAGE_CORE, task->pid, &task->core->base);
+	TaskKobjIdsEntry ids;
+	int error = write_image(dump, failure, IMAGE_CORE, task->pid, &task->core->base);
 
 	if (error || task->state == TASK_STATE_DEAD)
 		return error;
-	for (size_t i = 1; i < task->thread_count && !error; i++)
-		error = write_one(dump, IMAGE_CORE, task->threads[i].tid, &task->threads[i].core->base);
+	fill_ids(&ids, task->files_id);
+	error = write_image(dump, failure, IMAGE_IDS, task->pid, &ids.base);
 	if (!error)
-		error = write_one(dump, IMAGE_IDS, task->pid, &task_ids(dump, task->files_id)->base);
-	if (!error)
-		error = write_one(dump, IMAGE_MM, task->pid, &task->mm->base);
+		error = write_image(dump, failure, IMAGE_MM, task->pid, &task->mm->base);
 	if (!error && task->fs)
-		error = write_one(dump, IMAGE_FS, task->pid, &task->fs->base);
-	return error ? error : write_descriptors(dump, task);
+		error = write_image(dump, failure, IMAGE_FS, task->pid, &task->fs->base);
+	return error ? error : write_descriptors(dump, failure, task);
+}
+
+/* A task with its own images, or one of its further threads. */
+struct write_job {
+	const struct dump_task *task;
+	const struct dump_thread *thread; /* NULL: the task */
+};
+
+struct writing {
+	struct dump *dump;
+	struct write_job *jobs;
+	size_t count, capacity;
+	pthread_mutex_t lock;
+	int error; /* of the first that failed, as is dump->failure */
+};
+
+static void add_job(struct writing *writing, struct write_job job)
+{
+	ARRAY_GROW(writing->jobs, writing->count, writing->capacity);
+	writing->jobs[writing->count++] = job;
+}
+
+static void run_job(void *context, size_t index)
+{
+	struct writing *writing = context;
+	const struct write_job *job = &writing->jobs[index];
+	struct failure failure = {};
+	int error = job->thread ? write_image(writing->dump, &failure, IMAGE_CORE, job->thread->tid,
+					      &job->thread->core->base)
+				: write_task(writing->dump, &failure, job->task);
+
+	if (!error)
+		return;
+	pthread_mutex_lock(&writing->lock);
+	if (!writing->error) {
+		writing->error = error;
+		writing->dump->failure = failure;
+	}
+	pthread_mutex_unlock(&writing->lock);
+}
+
+static int write_tasks(struct dump *dump)
+{
+	enum { WORTH_A_THREAD = 32 };
+	struct writing writing = {.dump = dump, .lock = PTHREAD_MUTEX_INITIALIZER};
+
+	for (size_t i = 0; i < dump->task_count; i++) {
+		const struct dump_task *task = dump->tasks[i];
+		add_job(&writing, (struct write_job){task, NULL});
+		for (size_t t = 1; t < task->thread_count && task->state != TASK_STATE_DEAD; t++)
+			add_job(&writing, (struct write_job){task, &task->threads[t]});
+	}
+	parallel_for(writing.count, WORTH_A_THREAD, run_job, &writing);
+	free(writing.jobs);
+	return writing.error;
 }
 
 static int write_files(struct dump *dump)
@@ -161,10 +225,8 @@ int write_pre_dump_images(struct dump *dump)
 
 int write_images(struct dump *dump)
 {
-	int error = 0;
+	int error = write_tasks(dump);
 
-	for (size_t i = 0; i < dump->task_count && !error; i++)
-		error = write_task(dump, dump->tasks[i]);
 	if (!error)
 		error = write_files(dump);
 	if (!error)
