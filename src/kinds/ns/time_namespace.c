@@ -28,6 +28,7 @@
 #include "base/fd.h"
 #include "base/log.h"
 #include "kinds/task/task_kind.h"
+#include "kinds/task/thread_facts.h"
 
 #include "timens.pb-c.h"
 
@@ -185,14 +186,11 @@ static int collect(struct dump *dump, struct dump_task *task)
 /* Children would get other clocks than their parent has. */
 static int collect_thread(struct dump *dump, struct dump_thread *thread)
 {
-	char path[48];
-	uint64_t inode;
+	const struct thread_facts *facts = thread->facts;
 
-	snprintf(path, sizeof(path), "task/%d/ns/time_for_children", thread->tid);
-	int error = namespace_inode(thread->task->proc_dirfd, path, &inode);
-	if (error < 0)
-		return fail_read(dump, thread->task, error);
-	if (!dump->time_namespace || inode == dump->time_namespace->inode)
+	if (facts->namespace_error)
+		return fail_read(dump, thread->task, facts->namespace_error);
+	if (!dump->time_namespace || facts->time_for_children == dump->time_namespace->inode)
 		return 0;
 	return fail(&dump->failure, EOPNOTSUPP, "task-time-namespace", dump_task_name(dump, thread->task),
 		    "dump the program that it starts, not itself",

@@ -2,14 +2,12 @@
 #include "kinds/task/thread_facts.h"
 
 #include <fcntl.h>
-#include <pthread.h>
-#include <stdatomic.h>
 #include <string.h>
 
 #include "base/fd.h"
+#include "base/parallel.h"
 
 enum {
-	MAX_READERS = 16,
 	THREADS_WORTH_A_READER = 32,
 	STATUS_BYTES = 4096,
 };
@@ -20,11 +18,10 @@ const struct thread_namespace thread_namespaces[THREAD_NAMESPACE_COUNT] = {
 	{"cgroup", "cgroups", true},
 };
 
-/* All threads of the tree in a row; the readers take the next one each. */
+/* All threads of the tree in a row. */
 struct reading {
 	struct dump_thread **threads;
 	size_t count;
-	atomic_size_t next;
 };
 
 static int namespace_inode(int dirfd, const char *path, uint64_t *ret_inode)
@@ -56,38 +53,40 @@ static int read_status(int proc_dirfd, const char *path, char **ret_text)
 	return 0;
 }
 
-static void read_thread(const struct dump_thread *thread, struct thread_facts *facts)
+/* Relative to their directory: the way to a thread's links is longer than the links. */
+static int read_namespaces(const struct dump_thread *thread, struct thread_facts *facts)
 {
 	bool leader = thread->tid == thread->task->pid;
-	int dirfd = thread->task->proc_dirfd;
+	char path[48];
+
+	snprintf(path, sizeof(path), "task/%d/ns", thread->tid);
+	_cleanup_fd_ int dirfd = openat(thread->task->proc_dirfd, path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	if (dirfd < 0)
+		return -errno;
+	for (size_t i = 0; i < THREAD_NAMESPACE_COUNT; i++) {
+		bool wanted = leader || thread_namespaces[i].per_thread;
+		int error = wanted ? namespace_inode(dirfd, thread_namespaces[i].name, &facts->namespaces[i]) : 0;
+		if (error < 0)
+			return error;
+	}
+	return namespace_inode(dirfd, "time_for_children", &facts->time_for_children);
+}
+
+static void read_thread(void *context, size_t index)
+{
+	const struct reading *reading = context;
+	const struct dump_thread *thread = reading->threads[index];
 	char path[48];
 
 	snprintf(path, sizeof(path), "task/%d/status", thread->tid);
-	facts->status_error = read_status(dirfd, path, &facts->status);
-	for (size_t i = 0; i < THREAD_NAMESPACE_COUNT && !facts->namespace_error; i++) {
-		if (!leader && !thread_namespaces[i].per_thread)
-			continue;
-		snprintf(path, sizeof(path), "task/%d/ns/%s", thread->tid, thread_namespaces[i].name);
-		facts->namespace_error = namespace_inode(dirfd, path, &facts->namespaces[i]);
-	}
-}
-
-static void *read_threads(void *argument)
-{
-	struct reading *reading = argument;
-	size_t index;
-
-	while ((index = atomic_fetch_add(&reading->next, 1)) < reading->count)
-		read_thread(reading->threads[index], reading->threads[index]->facts);
-	return NULL;
+	thread->facts->status_error = read_status(thread->task->proc_dirfd, path, &thread->facts->status);
+	thread->facts->namespace_error = read_namespaces(thread, thread->facts);
 }
 
 void thread_facts_read(struct dump *dump)
 {
 	struct reading reading = {};
-	pthread_t readers[MAX_READERS];
-	long cores = sysconf(_SC_NPROCESSORS_ONLN);
-	size_t started = 0, capacity = 0;
+	size_t capacity = 0;
 
 	for (size_t i = 0; i < dump->task_count; i++) {
 		struct dump_task *task = dump->tasks[i];
@@ -99,12 +98,7 @@ void thread_facts_read(struct dump *dump)
 			reading.threads[reading.count++] = &task->threads[t];
 		}
 	}
-	while (reading.count > THREADS_WORTH_A_READER && (long)started + 1 < cores && started < MAX_READERS &&
-	       !pthread_create(&readers[started], NULL, read_threads, &reading))
-		started++;
-	read_threads(&reading);
-	for (size_t i = 0; i < started; i++)
-		pthread_join(readers[i], NULL);
+	parallel_for(reading.count, THREADS_WORTH_A_READER, read_thread, &reading);
 	free(reading.threads);
 }
 

@@ -22,6 +22,7 @@ struct thread_facts {
 	char *status;                                /* the text, owned; NULL when it was taken */
 	int status_error, namespace_error;           /* 0 or -errno */
 	uint64_t namespaces[THREAD_NAMESPACE_COUNT]; /* inodes; 0 = not read, or the kernel has no such kind */
+	uint64_t time_for_children;                  /* the same */
 };
 
 /* Reads them of all threads of the frozen tree. Errors are left to who needs the fact. */
