@@ -3,9 +3,9 @@
  * Pages that fork has un-shared, but that hold the same: hundreds of workers write the same values to their stacks and
  * the same pointers to their data. The images of a tree of many small processes consist of little else.
  *
- * It costs one more reading of these pages, so only tasks with few pages of their own are looked at. Two pages are
- * taken as equal when 128 bits of XXH3 are; each dump salts them with a random number, so that nobody can prepare two
- * different pages that look the same.
+ * It costs one more reading of these pages, so only tasks with few pages of their own are looked at; they are read and
+ * hashed with all cores, and then compared in the order of tasks. Two pages are taken as equal when 128 bits of XXH3
+ * are; each dump salts them with a random number, so that nobody can prepare two different pages that look the same.
  */
 #include <string.h>
 #include <sys/random.h>
@@ -32,7 +32,11 @@ struct known_page {
 struct content_table {
 	struct known_page *slots;
 	size_t mask;
+};
+
+struct hashing {
 	uint64_t salt;
+	XXH128_hash_t **hashes; /* by task: of its own pages, one after another; NULL = it is not looked at */
 };
 
 static struct known_page *content_slot(struct content_table *table, XXH128_hash_t content)
@@ -73,17 +77,35 @@ static int read_own_pages(struct dump_task *task, char *buffer)
 	return 0;
 }
 
+static bool is_small(uint64_t own_pages)
+{
+	return own_pages && own_pages <= SMALL_TASK_PAGES;
+}
+
+static int hash_own_pages(struct dump *dump, struct dump_task *task, void *context)
+{
+	const struct hashing *hashing = context;
+	uint64_t own = count_own_pages(task);
+
+	if (!is_small(own))
+		return 0;
+	_cleanup_free_ char *buffer = xrealloc_array(NULL, own, PAGE_BYTES);
+	XXH128_hash_t *hashes = hashing->hashes[task->index] = xcalloc(own, sizeof(*hashes));
+	int error = read_own_pages(task, buffer);
+	for (uint64_t p = 0; p < own && !error; p++)
+		hashes[p] = XXH3_128bits_withSeed(buffer + p * PAGE_BYTES, PAGE_BYTES, hashing->salt);
+	return error;
+}
+
 /*
  * Another task may refer to a page that fork shares, so only pages of this task alone become references themselves:
  * there are no chains.
  */
-static void look_up_page(struct content_table *table, struct dump_task *task, const char *content, struct page_run *run,
+static void look_up_page(struct content_table *table, struct dump_task *task, XXH128_hash_t hash, struct page_run *run,
 			 uint64_t *ret_found)
 {
-	struct known_page *known;
-	XXH128_hash_t hash = XXH3_128bits_withSeed(content, PAGE_BYTES, table->salt);
+	struct known_page *known = content_slot(table, hash);
 
-	known = content_slot(table, hash);
 	if (!known->task) {
 		*known = (struct known_page){hash, task, run->address};
 	} else if (known->task != task && !run->shared) {
@@ -93,58 +115,65 @@ static void look_up_page(struct content_table *table, struct dump_task *task, co
 	}
 }
 
-static int look_up_task(struct content_table *table, struct dump_task *task, char *buffer, uint64_t *ret_found)
+static void look_up_task(struct content_table *table, struct dump_task *task, const XXH128_hash_t *hash,
+			 uint64_t *ret_found)
 {
 	struct memory_map *memory = task->memory;
-	int error = read_own_pages(task, buffer);
-
-	if (error < 0)
-		return error;
 	_cleanup_free_ struct page_run *whole = TAKE_POINTER(memory->runs);
 	size_t whole_count = memory->run_count;
+
 	memory->run_count = memory->run_capacity = 0;
 	for (size_t i = 0; i < whole_count; i++) {
 		if (!page_run_is_written(&whole[i])) {
 			page_runs_add(memory, &whole[i]);
 			continue;
 		}
-		for (uint64_t p = 0; p < whole[i].pages; p++, buffer += PAGE_BYTES) {
+		for (uint64_t p = 0; p < whole[i].pages; p++) {
 			struct page_run run = whole[i];
 			run.address += p * PAGE_BYTES;
 			run.pages = 1;
-			look_up_page(table, task, buffer, &run, ret_found);
+			look_up_page(table, task, *hash++, &run, ret_found);
 			page_runs_add(memory, &run);
 		}
 	}
-	return 0;
+}
+
+static void look_up_all(struct dump *dump, XXH128_hash_t **hashes, size_t pages, uint64_t *ret_found)
+{
+	struct content_table table = {.mask = 1023};
+
+	while (table.mask < pages * 2)
+		table.mask = table.mask * 2 + 1;
+	table.slots = xcalloc(table.mask + 1, sizeof(*table.slots));
+	for (size_t i = 0; i < dump->task_count; i++)
+		if (hashes[i])
+			look_up_task(&table, dump->tasks[i], hashes[i], ret_found);
+	free(table.slots);
 }
 
 int page_equal_find(struct dump *dump, uint64_t *ret_found)
 {
-	struct content_table table = {.mask = 1023};
+	struct hashing hashing = {};
+	struct dump_task *failed;
 	size_t tasks = 0, pages = 0;
-	int error = 0;
 
 	for (size_t i = 0; i < dump->task_count; i++) {
 		uint64_t own = count_own_pages(dump->tasks[i]);
-		tasks += own && own <= SMALL_TASK_PAGES;
-		pages += own <= SMALL_TASK_PAGES ? own : 0;
+		tasks += is_small(own);
+		pages += is_small(own) ? own : 0;
 	}
-	if (tasks <= SMALL_TASKS || getrandom(&table.salt, sizeof(table.salt), GRND_NONBLOCK) != sizeof(table.salt))
+	if (tasks <= SMALL_TASKS ||
+	    getrandom(&hashing.salt, sizeof(hashing.salt), GRND_NONBLOCK) != sizeof(hashing.salt))
 		return 0;
-	while (table.mask < pages * 2)
-		table.mask = table.mask * 2 + 1;
-	_cleanup_free_ char *buffer = xrealloc_array(NULL, SMALL_TASK_PAGES, PAGE_BYTES);
-	table.slots = xcalloc(table.mask + 1, sizeof(*table.slots));
-	for (size_t i = 0; i < dump->task_count && !error; i++) {
-		uint64_t own = count_own_pages(dump->tasks[i]);
-		if (!own || own > SMALL_TASK_PAGES)
-			continue;
-		error = look_up_task(&table, dump->tasks[i], buffer, ret_found);
-		if (error < 0)
-			error = fail_errno(&dump->failure, error, "task-memory", dump_task_name(dump, dump->tasks[i]),
-					   NULL, "cannot read its memory");
-	}
-	free(table.slots);
+	hashing.hashes = xcalloc(dump->task_count, sizeof(*hashing.hashes));
+	int error = memory_for_tasks(dump, hash_own_pages, &hashing, &failed);
+	if (error < 0)
+		fail_errno(&dump->failure, error, "task-memory", dump_task_name(dump, failed), NULL,
+			   "cannot read its memory");
+	else
+		look_up_all(dump, hashing.hashes, pages, ret_found);
+	for (size_t i = 0; i < dump->task_count; i++)
+		free(hashing.hashes[i]);
+	free(hashing.hashes);
 	return error;
 }
