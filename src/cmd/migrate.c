@@ -59,21 +59,22 @@ static void show_check(void *context, const struct preflight_check *check)
 
 static void show_summary(const struct command *command, const struct migrate_summary *summary)
 {
-	char memory[32], wire[32];
+	char memory[32], last[32], wire[32];
 
 	if (command->options->json) {
-		report_event("done", "{s:I, s:I, s:i, s:I, s:I, s:I, s:I, s:I, s:I}", "total_us",
+		report_event("done", "{s:I, s:I, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "total_us",
 			     (json_int_t)summary->total_us, "downtime_us", (json_int_t)summary->downtime_us, "rounds",
-			     (int)summary->rounds, "memory_bytes", (json_int_t)summary->memory_bytes, "zero_bytes",
-			     (json_int_t)summary->zero_bytes, "wire_bytes", (json_int_t)summary->wire_bytes,
-			     "image_bytes", (json_int_t)summary->image_bytes, "lz4_bytes",
-			     (json_int_t)summary->lz4_bytes, "zstd_bytes", (json_int_t)summary->zstd_bytes);
+			     (int)summary->rounds, "memory_bytes", (json_int_t)summary->memory_bytes, "last_bytes",
+			     (json_int_t)summary->last_bytes, "zero_bytes", (json_int_t)summary->zero_bytes,
+			     "wire_bytes", (json_int_t)summary->wire_bytes, "image_bytes",
+			     (json_int_t)summary->image_bytes, "lz4_bytes", (json_int_t)summary->lz4_bytes,
+			     "zstd_bytes", (json_int_t)summary->zstd_bytes);
 		return;
 	}
-	printf("moved in %.2f s, stopped for %.1f ms: %s of memory in %u round%s, %s on the wire\n",
+	printf("moved in %.2f s, stopped for %.1f ms: %s of memory in %u round%s, %s in the last, %s on the wire\n",
 	       (double)summary->total_us / 1e6, (double)summary->downtime_us / 1e3,
 	       bytes_text(summary->memory_bytes, memory, sizeof(memory)), summary->rounds,
-	       summary->rounds == 1 ? "" : "s",
+	       summary->rounds == 1 ? "" : "s", bytes_text(summary->last_bytes, last, sizeof(last)),
 	       bytes_text(summary->wire_bytes + summary->image_bytes, wire, sizeof(wire)));
 }
 

@@ -15,6 +15,7 @@
 #include "dump/stages.h"
 #include "kernel/proc.h"
 #include "kinds/mem/memory.h"
+#include "kinds/mem/shmem_track.h"
 #include "kinds/mem/track.h"
 
 static bool is_live(const struct dump_task *task)
@@ -77,10 +78,13 @@ int pre_dump_running(struct dump *dump)
 		if (dump->tasks[i]->memory)
 			dump->tasks[i]->memory->running = true;
 	int error = memory_skip_shared(dump);
+	shmem_pre_dump_find(dump);
 	if (!error && dump->options->steps && dump->options->steps->scanned)
 		error = dump->options->steps->scanned(dump->options->context, dump);
 	if (!error)
 		error = memory_write(dump);
+	if (!error)
+		error = shmem_pre_dump_write(dump);
 	dump_stage(dump, "pages");
 	for (size_t i = 0; i < dump->task_count; i++)
 		if (dump->tasks[i]->memory)

@@ -17,6 +17,7 @@
 #include "dump/stopped.h"
 #include "kernel/proc.h"
 #include "kinds/mem/memory.h"
+#include "kinds/mem/shmem_track.h"
 #include "kinds/mem/track.h"
 #include "migrate/address.h"
 #include "migrate/channel_sink.h"
@@ -44,6 +45,7 @@ struct migration {
 	struct page_channel *channel;
 	struct channel_sink sink;
 	struct memory_tracker *tracker;
+	struct shmem_tracker *shared_memory;
 	struct throttle *throttle; /* NULL = none */
 	unsigned throttle_percent;
 	struct page_channel_statistics sent; /* at the end of the round before */
@@ -56,8 +58,9 @@ struct migration {
 	bool journal_written;
 	struct migrate_progress_report report;
 	uint64_t begin_us, freeze_us;
-	uint64_t round_us, frozen_us; /* the round before: how long it took, and how long the tree stood */
-	double bytes_per_us;          /* of memory, in the round before; 0 = not known */
+	uint64_t round_us, frozen_us;             /* the round before: how long it took, and how long the tree stood */
+	uint64_t shared_bytes, shared_sent_bytes; /* the round before: of shared memory looked at, and sent */
+	double bytes_per_us;                      /* of memory, in the round before; 0 = not known */
 	struct migrate_summary summary;
 };
 
@@ -385,6 +388,7 @@ static int run_round(struct migration *migration, bool last)
 	dump.end_state = last ? DUMP_END_STOPPED : DUMP_END_RUNNING;
 	dump.pre_dump = !last;
 	dump.tracker = migration->tracker;
+	dump.shared_memory = migration->shared_memory;
 	dump.page_sink = &migration->sink.sink;
 	dump.steps = &dump_steps;
 	migration->last = last;
@@ -395,6 +399,8 @@ static int run_round(struct migration *migration, bool last)
 	if (migration->throttle)
 		throttle_rest(migration->throttle);
 	migration->frozen_us = stats.frozen_time;
+	migration->shared_bytes = stats.shpages_scanned * FRAME_PAGE_BYTES;
+	migration->shared_sent_bytes = stats.shpages_written * FRAME_PAGE_BYTES;
 	migration->round_us = now_us() - begin;
 	return error;
 }
@@ -405,7 +411,7 @@ static int run_round(struct migration *migration, bool last)
 static int estimate(struct migration *migration, uint64_t sent_before, uint64_t *ret_downtime_us)
 {
 	/* Freezing, small images, the last steps over there: what a small tree costs on a usual machine. */
-	enum { FIXED_US = 15000 };
+	enum { FIXED_US = 15000, HASHED_BYTES_PER_US = 8000 };
 	struct migrate_progress_report *report = &migration->report;
 	uint64_t sent_bytes = migration->sent.raw_bytes - sent_before, dirty_pages;
 	int error = tracker_count_dirty(migration->tracker, &migration->failure, &dirty_pages);
@@ -415,15 +421,17 @@ static int estimate(struct migration *migration, uint64_t sent_before, uint64_t 
 	/* Little data says nothing about the link. */
 	if (sent_bytes >= 1 << 20 || migration->bytes_per_us == 0)
 		migration->bytes_per_us = (double)(sent_bytes + FRAME_PAGE_BYTES) / (double)migration->round_us;
-	/* Pages that children share since a fork are never armed, and count as changed: a round tells what really is.
+	/*
+	 * Of shared memory only a round tells what has changed. So it does of pages that children share since a fork:
+	 * they are never armed, and count as changed.
 	 */
-	report->dirty_bytes = dirty_pages * FRAME_PAGE_BYTES;
+	report->dirty_bytes = dirty_pages * FRAME_PAGE_BYTES + migration->shared_sent_bytes;
 	if (report->dirty_bytes > sent_bytes)
 		report->dirty_bytes = sent_bytes;
 	report->dirty_bytes_per_second = report->dirty_bytes * 1000000 / migration->round_us;
 	report->bytes_per_second = (uint64_t)(migration->bytes_per_us * 1e6);
-	report->downtime_estimate_us =
-		FIXED_US + migration->frozen_us + (uint64_t)((double)report->dirty_bytes / migration->bytes_per_us);
+	report->downtime_estimate_us = FIXED_US + migration->frozen_us + migration->shared_bytes / HASHED_BYTES_PER_US +
+				       (uint64_t)((double)report->dirty_bytes / migration->bytes_per_us);
 	*ret_downtime_us = report->downtime_estimate_us;
 	return 0;
 }
@@ -493,6 +501,7 @@ static int copy_running(struct migration *migration)
 static int copy(struct migration *migration)
 {
 	migration->tracker = tracker_new();
+	migration->shared_memory = shmem_tracker_new();
 	int error = copy_running(migration);
 	if (error < 0)
 		return error;
@@ -500,7 +509,9 @@ static int copy(struct migration *migration)
 		page_channel_set_bandwidth(migration->channel, 0);
 	migration->freeze_us = now_us();
 	reach(migration, "frozen");
+	uint64_t before = migration->sent.raw_bytes;
 	error = run_round(migration, true);
+	migration->summary.last_bytes = migration->sent.raw_bytes - before;
 	if (!error)
 		migration->stopped = true;
 	return error;
@@ -736,6 +747,7 @@ static void finish(struct migration *migration, int error)
 		journal_remove(&migration->journal);
 	throttle_free(migration->throttle);
 	tracker_free(migration->tracker);
+	shmem_tracker_free(migration->shared_memory);
 	page_channel_free(&migration->channel);
 	preflight_free(&migration->preflight);
 	session_close(&migration->session);

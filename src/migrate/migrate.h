@@ -39,6 +39,7 @@ struct migrate_summary {
 	uint64_t total_us, downtime_us;
 	uint32_t rounds;
 	uint64_t memory_bytes;          /* pages with data, all rounds */
+	uint64_t last_bytes;            /* of them in the last round, while the tree stood */
 	uint64_t zero_bytes;            /* pages of zeros */
 	uint64_t wire_bytes;            /* on the connections for pages */
 	uint64_t image_bytes;           /* small images */

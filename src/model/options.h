@@ -13,6 +13,7 @@
 
 struct action_scripts;
 struct memory_tracker;
+struct shmem_tracker;
 struct page_sink;
 
 /* Reported while pages are moved; totals are 0 until they are known. */
@@ -66,6 +67,7 @@ struct dump_options {
 	enum network_lock_method network_lock;
 	const struct action_scripts *scripts; /* may be NULL */
 	struct memory_tracker *tracker;       /* kinds/mem/track.h; NULL: memory is dumped in full */
+	struct shmem_tracker *shared_memory;  /* kinds/mem/shmem_track.h; NULL: shared memory comes in full */
 	bool pre_dump;                        /* only memory, while the tree runs; needs a tracker */
 	enum pre_dump_mode pre_dump_mode;     /* what the inventory of a pre-dump says */
 	bool parent_has_shared_pages;         /* the parent images have an img_version that says so */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What the machine itself can do, for the ratios of the benchmark. Each prints nanoseconds, one line for each way: which
- * way is the best is for the caller to say, over many runs; the fastest of all would be luck.
+ * What the machine itself can do, for the ratios of the benchmark. Each prints nanoseconds, one line for each way:
+ *which way is the best is for the caller to say, over many runs; the fastest of all would be luck.
  *
  *	limits copy MIB FILE [huge]   plain copies of that much memory of ours into a new file: one or two threads,
  *	                              blocks allocated in advance or not

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Copies pages between two files with all cores, and leaves holes where pages are zero. */
+/* Reads pages of a file with all cores, and copies them into another with holes where pages are zero. */
 #pragma once
 
 #include <stdbool.h>
@@ -11,6 +11,13 @@ struct page_range {
 	uint64_t bytes;
 };
 
+/*
+ * Reads the ranges in pieces of at most 512 KiB and gives each to @take, from several threads at once, in any order.
+ * Bytes beyond the end of the file are zeros. Returns 0, or -errno of the read or of @take; *ret_taking tells which.
+ */
+int page_feed(int from, const struct page_range *ranges, size_t count,
+	      int (*take)(void *context, const struct page_range *piece, const char *data), void *context,
+	      bool *ret_taking);
 /*
  * Bytes beyond the end of @from count as zeros; nothing is written at or beyond @to_size.
  * Returns 0 or -errno; *ret_writing tells which side failed.

@@ -26,6 +26,7 @@
 #include "kinds/fd/held.h"
 #include "kinds/fd/memfd.h"
 #include "kinds/mem/shmem_pages.h"
+#include "kinds/mem/shmem_track.h"
 
 #include "memfd.pb-c.h"
 
@@ -62,20 +63,29 @@ static struct shmem_dump *state_of_dump(struct dump *dump)
 }
 
 /* "/memfd:NAME (deleted)" is NAME; the name itself may end in the suffix. */
-static char *name_of_link(struct dump *dump, const char *link)
+static size_t name_of_link(const char *link, const char **ret_name)
 {
-	char *name = arena_strdup(
-		&dump->arena, strncmp(link, MEMFD_PREFIX, strlen(MEMFD_PREFIX)) ? link : link + strlen(MEMFD_PREFIX));
-	size_t length = strlen(name), suffix = strlen(DELETED_SUFFIX);
+	*ret_name = strncmp(link, MEMFD_PREFIX, strlen(MEMFD_PREFIX)) ? link : link + strlen(MEMFD_PREFIX);
+	size_t length = strlen(*ret_name), suffix = strlen(DELETED_SUFFIX);
 
-	if (length >= suffix && !strcmp(name + length - suffix, DELETED_SUFFIX))
-		name[length - suffix] = '\0';
-	return name;
+	return length >= suffix && !strcmp(*ret_name + length - suffix, DELETED_SUFFIX) ? length - suffix : length;
+}
+
+char *shmem_memfd_name(const char *link)
+{
+	const char *name;
+	size_t length = name_of_link(link, &name);
+
+	if (name == link)
+		return NULL;
+	char *copy = xcalloc(1, length + 1);
+	return memcpy(copy, name, length);
 }
 
 static int describe(struct dump *dump, int fd, const struct stat *stat, const char *link, MemfdInodeEntry *entry)
 {
 	struct statfs filesystem;
+	const char *name;
 	int seals = fcntl(fd, F_GET_SEALS);
 
 	if (seals < 0 || fstatfs(fd, &filesystem) < 0)
@@ -84,7 +94,9 @@ static int describe(struct dump *dump, int fd, const struct stat *stat, const ch
 		return fail(&dump->failure, EOPNOTSUPP, "memfd-hugetlb", NULL, "use transparent huge pages",
 			    "a memfd of huge pages (MFD_HUGETLB) cannot be checkpointed");
 	memfd_inode_entry__init(entry);
-	entry->name = name_of_link(dump, link);
+	size_t length = name_of_link(link, &name);
+	entry->name = arena_alloc(&dump->arena, length + 1);
+	memcpy(entry->name, name, length);
 	entry->uid = stat->st_uid;
 	entry->gid = stat->st_gid;
 	entry->size = stat->st_size;
@@ -96,15 +108,20 @@ static int describe(struct dump *dump, int fd, const struct stat *stat, const ch
 }
 
 /* @fd may be open for writing only. */
-static int write_pages(struct dump *dump, int fd, const MemfdInodeEntry *entry)
+static int write_pages(struct dump *dump, int fd, const struct stat *stat, MemfdInodeEntry *entry)
 {
+	struct tracked_shmem *tracked = NULL;
 	int readable = dump->only_explain ? -1 : held_open(fd, O_RDONLY);
 
 	if (dump->only_explain)
 		return 0;
 	if (readable < 0)
 		return fail_errno(&dump->failure, readable, "shmem-read", NULL, NULL, "cannot open it for reading");
-	int error = shmem_pages_write(dump, readable, entry->size, entry->shmid);
+	if (dump->options->shared_memory) {
+		tracked = shmem_tracker_find(dump->options->shared_memory, stat);
+		entry->shmid = tracked->id;
+	}
+	int error = shmem_pages_write(dump, readable, entry->size, entry->shmid, tracked);
 	close(readable);
 	return error;
 }
@@ -121,7 +138,7 @@ static int find_inode(struct dump *dump, int fd, const struct stat *stat, const 
 	if (!found) {
 		int error = describe(dump, fd, stat, link, &wanted->entry);
 		if (!error)
-			error = write_pages(dump, fd, &wanted->entry);
+			error = write_pages(dump, fd, stat, &wanted->entry);
 		if (error < 0)
 			return error;
 		HASH_ADD(hh, state->inodes, key, sizeof(wanted->key), wanted);

@@ -21,6 +21,8 @@ int shmem_dump_inode(struct dump *dump, int fd, const struct stat *stat, const c
  */
 int shmem_dump_mapping(struct dump *dump, struct dump_task *task, int fd, const struct stat *stat, const char *link,
 		       uint32_t *ret_file_id);
+/* The name in the link of a memfd, to be freed; NULL if it is shared anonymous memory. */
+char *shmem_memfd_name(const char *link);
 /* Writes memfd.img if there is anything to say. Returns 0 or a failure. */
 int shmem_dump_finish(struct dump *dump);
 void shmem_dump_release(struct dump *dump);

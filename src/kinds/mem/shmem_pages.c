@@ -6,6 +6,7 @@
 #include "kinds/mem/shmem_pages.h"
 
 #include <fcntl.h>
+#include <stdatomic.h>
 #include <string.h>
 #include <sys/mman.h>
 
@@ -13,6 +14,7 @@
 #include "image/image.h"
 #include "image/page_chain.h"
 #include "kinds/mem/page_copy.h"
+#include "kinds/mem/shmem_track.h"
 #include "model/page_sink.h"
 
 #include "pagemap.pb-c.h"
@@ -101,56 +103,106 @@ static int write_files(struct dump *dump, int fd, const struct range_list *list,
 	return error ? error : write_pagemap(dump, list, id, pages_id);
 }
 
-/* The last page of shared memory may end beyond the file. */
-static int send_range(struct dump *dump, int fd, const struct page_range *range, uint32_t id, char *buffer)
+/* Where pages go that a sink takes. */
+struct sending {
+	struct dump *dump;
+	uint32_t id;
+	struct tracked_shmem *tracked; /* NULL: all of them */
+	atomic_uint_fast64_t sent_bytes;
+};
+
+static int send_pages(void *context, uint64_t offset, const char *data, size_t bytes)
 {
+	struct sending *sending = context;
+	struct page_sink *sink = sending->dump->options->page_sink;
+
+	atomic_fetch_add(&sending->sent_bytes, bytes);
+	return sink->ops->pages(sink, PAGE_SPACE_SHMEM, sending->id, offset, data, bytes);
+}
+
+static int send_piece(void *context, const struct page_range *piece, const char *data)
+{
+	struct sending *sending = context;
+
+	return sending->tracked
+		       ? shmem_tracker_send(sending->tracked, piece->from, data, piece->bytes, send_pages, sending)
+		       : send_pages(sending, piece->from, data, piece->bytes);
+}
+
+static int fail_sending(struct dump *dump, int error, bool reading)
+{
+	return reading ? fail_errno(&dump->failure, error, "shmem-read", NULL, NULL, "cannot read shared memory")
+		       : fail_errno(&dump->failure, error, "page-sink", dump->options->page_sink->name, NULL,
+				    "cannot hand memory pages over");
+}
+
+/* A sink that wants order gets each entry right before its pages. The last page may end beyond the file. */
+static int send_in_order(struct sending *sending, int fd, const struct range_list *list)
+{
+	_cleanup_free_ char *buffer = xcalloc(1, PIECE_BYTES);
+	struct dump *dump = sending->dump;
 	struct page_sink *sink = dump->options->page_sink;
 	int error = 0;
 
-	if (sink->ops->keeps_pagemap)
-		error = sink->ops->entry(sink, PAGE_SPACE_SHMEM, id, range->from, range->bytes / PAGE_BYTES,
-					 PAGEMAP_PRESENT);
-	for (uint64_t done = 0; done < range->bytes && !error;) {
-		uint64_t left = range->bytes - done, bytes = left < PIECE_BYTES ? left : PIECE_BYTES;
-		error = page_copy_read(fd, buffer, range->from + done, bytes);
-		if (error < 0)
-			return fail_errno(&dump->failure, error, "shmem-read", NULL, NULL, "cannot read shared memory");
-		error = sink->ops->pages(sink, PAGE_SPACE_SHMEM, id, range->from + done, buffer, bytes);
-		done += bytes;
+	for (size_t i = 0; i < list->count && !error; i++) {
+		const struct page_range *range = &list->items[i];
+		if (sink->ops->keeps_pagemap)
+			error = sink->ops->entry(sink, PAGE_SPACE_SHMEM, sending->id, range->from,
+						 range->bytes / PAGE_BYTES, PAGEMAP_PRESENT);
+		for (uint64_t done = 0; done < range->bytes && !error; done += PIECE_BYTES) {
+			uint64_t left = range->bytes - done, bytes = left < PIECE_BYTES ? left : PIECE_BYTES;
+			error = page_copy_read(fd, buffer, range->from + done, bytes);
+			if (error < 0)
+				return fail_sending(dump, error, true);
+			error = send_pages(sending, range->from + done, buffer, bytes);
+		}
 	}
-	return error ? fail_errno(&dump->failure, error, "page-sink", sink->name, NULL, "cannot hand memory pages over")
-		     : 0;
+	return error ? fail_sending(dump, error, false) : 0;
 }
 
-/* Shared memory is found one after another, so one thread feeds the sink, whether it wants order or not. */
-static int send_to_sink(struct dump *dump, int fd, const struct range_list *list, uint32_t id)
+static int send_in_threads(struct sending *sending, int fd, const struct range_list *list)
 {
-	_cleanup_free_ char *buffer = xcalloc(1, PIECE_BYTES);
+	struct page_sink *sink = sending->dump->options->page_sink;
+	bool taking = true;
+	int error = 0;
+
+	for (size_t i = 0; sink->ops->keeps_pagemap && i < list->count && !error; i++)
+		error = sink->ops->entry(sink, PAGE_SPACE_SHMEM, sending->id, list->items[i].from,
+					 list->items[i].bytes / PAGE_BYTES, PAGEMAP_PRESENT);
+	if (!error)
+		error = page_feed(fd, list->items, list->count, send_piece, sending, &taking);
+	return error ? fail_sending(sending->dump, error, !taking) : 0;
+}
+
+static int send_to_sink(struct sending *sending, int fd, const struct range_list *list)
+{
+	struct dump *dump = sending->dump;
 	struct page_sink *sink = dump->options->page_sink;
-	int error = sink->ops->open(sink, &dump->failure, PAGE_SPACE_SHMEM, id);
+	int error = sink->ops->open(sink, &dump->failure, PAGE_SPACE_SHMEM, sending->id);
 
 	if (error < 0)
 		return error;
-	for (size_t i = 0; i < list->count && !error; i++)
-		error = send_range(dump, fd, &list->items[i], id, buffer);
-	int closed = sink->ops->close(sink, PAGE_SPACE_SHMEM, id);
+	error = sink->ops->ordered ? send_in_order(sending, fd, list) : send_in_threads(sending, fd, list);
+	int closed = sink->ops->close(sink, PAGE_SPACE_SHMEM, sending->id);
 	if (closed && !error)
-		error = fail_errno(&dump->failure, closed, "page-sink", sink->name, NULL,
-				   "cannot hand memory pages over");
-	return error || sink->ops->keeps_pagemap ? error : write_pagemap(dump, list, id, ++dump->last_pages_id);
+		error = fail_sending(dump, closed, false);
+	return error || sink->ops->keeps_pagemap ? error
+						 : write_pagemap(dump, list, sending->id, ++dump->last_pages_id);
 }
 
-int shmem_pages_write(struct dump *dump, int fd, uint64_t size_bytes, uint32_t id)
+int shmem_pages_write(struct dump *dump, int fd, uint64_t size_bytes, uint32_t id, struct tracked_shmem *tracked)
 {
+	struct sending sending = {.dump = dump, .id = id, .tracked = tracked};
 	struct range_list list = {};
 	int error = find_data(fd, size_bytes, &list);
 
 	if (error < 0)
 		fail_errno(&dump->failure, error, "shmem-read", NULL, NULL, "cannot find the data of shared memory");
 	if (!error)
-		error = dump->options->page_sink ? send_to_sink(dump, fd, &list, id) : write_files(dump, fd, &list, id);
+		error = dump->options->page_sink ? send_to_sink(&sending, fd, &list) : write_files(dump, fd, &list, id);
+	uint64_t written = dump->options->page_sink ? atomic_load(&sending.sent_bytes) : list.total_bytes;
 	dump->stats.shpages_scanned += list.total_bytes / PAGE_BYTES;
-	dump->stats.shpages_written += list.total_bytes / PAGE_BYTES;
+	dump->stats.shpages_written += written / PAGE_BYTES;
 	free(list.items);
 	return error;
 }

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Memory that changes all the time while it is moved (every_byte.c): after each move every byte is looked at."""
 import contextlib
+import json
 import os
+import signal
 
 import pytest
 
@@ -53,7 +55,35 @@ def test_ten_times(directory):
             move(pair, program, number % 2)
 
 
-# The tests of what is known to be wrong: each goes with its mark when the cause has gone.
+SHARED = '''
+import hashlib, mmap, os, signal
+memory = mmap.mmap(-1, 32 << 20)
+memory[:] = os.urandom(32 << 20)
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+while True:
+    print(hashlib.sha256(memory).hexdigest(), flush=True)
+    signal.sigwait([signal.SIGUSR1])
+    memory[:5] = b"again"
+'''
+
+
+def test_shared_memory_is_sent_in_rounds(directory):
+    """The last round looks at all of it, and sends what has changed since the rounds before."""
+    output = directory / "output"
+    lines = lambda: output.read_text().splitlines() if output.exists() else []
+    with moving.pair() as pair:
+        pid = pair.hosts[0].start(["/usr/bin/python3", "-c", SHARED], output=output).pid
+        hosts.wait_until(lambda: len(lines()) == 1)
+        for number in range(2):
+            result = pair.move(pid, number, "--json", "--compress", "none")
+            done = next(event for event in map(json.loads, result.output.splitlines()) if event["event"] == "done")
+            assert done["memory_bytes"] >= 32 << 20 and done["last_bytes"] < 8 << 20, done
+            before = lines()
+            assert pair.hosts[1 - number].kill(pid, signal.SIGUSR1)
+            hosts.wait_until(lambda: len(lines()) > len(before))
+            assert (lines()[-1] == before[-1]) == (number > 0), lines()
+
+
 def test_forks_and_mappings_that_grow(directory):
     with changing(directory, 16, 100, "wild") as (pair, program):
         for number in range(6):
