@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The source of a migration between its files: migrate.c begins and ends it, source_rounds.c copies while the tree
+ * runs and stops it, source_commit.c gives it away.
+ */
+#pragma once
+
+#include "migrate/channel_sink.h"
+#include "migrate/journal.h"
+#include "migrate/migrate.h"
+#include "migrate/page_channel.h"
+#include "migrate/session.h"
+#include "model/options.h"
+
+struct memory_tracker;
+struct preflight;
+struct shmem_tracker;
+struct throttle;
+
+struct migration {
+	const struct migrate_options *options;
+	struct failure failure;
+	struct session session;
+	struct preflight *preflight;
+	struct page_channel *channel;
+	struct channel_sink sink;
+	struct memory_tracker *tracker;
+	struct shmem_tracker *shared_memory;
+	struct throttle *throttle; /* NULL = none */
+	unsigned throttle_percent;
+	struct page_channel_statistics sent; /* at the end of the round before */
+	int images_dirfd;                    /* of the dump that goes on, or was last */
+	uint32_t round;
+	bool last;           /* this round is */
+	bool addresses_gone; /* from this machine */
+	bool stopped;        /* the tree is stopped by SIGSTOP, and not criu's */
+	struct journal journal;
+	bool journal_written;
+	struct migrate_progress_report report;
+	uint64_t begin_us, freeze_us;
+	uint64_t round_us, frozen_us;             /* the round before: how long it took, and how long the tree stood */
+	uint64_t shared_bytes, shared_sent_bytes; /* the round before: of shared memory looked at, and sent */
+	double bytes_per_us;                      /* of memory, in the round before; 0 = not known */
+	struct migrate_summary summary;
+};
+
+/* Microseconds of a monotonic clock. */
+uint64_t migration_now_us(void);
+/* The migration is in this state (migrate_states): tells the user, and tests. */
+void migration_reach(struct migration *migration, const char *state);
+void migration_write_journal(struct migration *migration, enum journal_state state);
+/* What a dump of the tree may do, for the rounds and for a look in advance. */
+struct dump_options migration_dump_options(struct migration *migration);
+
+/*
+ * Rounds until the rest is small enough, then the last one. On return the tree is stopped here (by SIGSTOP) and
+ * complete there. Returns 0, or a failure: the tree runs on.
+ */
+int migration_copy(struct migration *migration);
+/* The two phases. Entry: as migration_copy() leaves it. Returns as migrate_run(). */
+int migration_give_away(struct migration *migration);
