@@ -24,7 +24,7 @@ int verb_lazy_pages(struct command *command)
 	const struct options *options = command->options;
 	struct lazy_command own = {.options = options};
 	const struct lazy_daemon_options daemon = {
-		.work_dirfd = command->work_dirfd, .ready = tell_ready, .context = &own};
+		.stop_fd = -1, .work_dirfd = command->work_dirfd, .ready = tell_ready, .context = &own};
 	struct stream *stream = NULL;
 	struct page_link_options link;
 	int error = 0;

@@ -62,13 +62,22 @@ static void show_summary(const struct command *command, const struct migrate_sum
 	char memory[32], last[32], wire[32];
 
 	if (command->options->json) {
-		report_event("done", "{s:I, s:I, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "total_us",
+		report_event("done", "{s:I, s:I, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "total_us",
 			     (json_int_t)summary->total_us, "downtime_us", (json_int_t)summary->downtime_us, "rounds",
 			     (int)summary->rounds, "memory_bytes", (json_int_t)summary->memory_bytes, "last_bytes",
 			     (json_int_t)summary->last_bytes, "zero_bytes", (json_int_t)summary->zero_bytes,
 			     "wire_bytes", (json_int_t)summary->wire_bytes, "image_bytes",
 			     (json_int_t)summary->image_bytes, "lz4_bytes", (json_int_t)summary->lz4_bytes,
-			     "zstd_bytes", (json_int_t)summary->zstd_bytes);
+			     "zstd_bytes", (json_int_t)summary->zstd_bytes, "follow_us", (json_int_t)summary->follow_us,
+			     "follow_bytes", (json_int_t)summary->follow_bytes, "faults", (json_int_t)summary->faults);
+		return;
+	}
+	if (summary->follow_us) {
+		printf("moved in %.2f s, stopped for %.1f ms; %s of memory followed in %.2f s, %" PRIu64
+		       " faults waited for it\n",
+		       (double)summary->total_us / 1e6, (double)summary->downtime_us / 1e3,
+		       bytes_text(summary->follow_bytes, memory, sizeof(memory)), (double)summary->follow_us / 1e6,
+		       summary->faults);
 		return;
 	}
 	printf("moved in %.2f s, stopped for %.1f ms: %s of memory in %u round%s, %s in the last, %s on the wire\n",
@@ -96,7 +105,10 @@ static const char *advice(const struct journal *journal)
 		return "was cut off; the tree is here, stopped: --resume if it does not run on the other side, --abort "
 		       "if it does";
 	default:
-		return "was cut off while pages came; repeat the command";
+		return journal->role == JOURNAL_SOURCE
+			       ? "was cut off while its memory followed; repeat the command (if the other machine is "
+				 "gone for good: --resume)"
+			       : "was cut off while its memory followed; repeat the command at the source";
 	}
 }
 
@@ -151,6 +163,10 @@ static int decide(struct command *command)
 
 	if (r < 0)
 		return r;
+	if (journal.role == JOURNAL_DESTINATION && journal.state == JOURNAL_FETCHING)
+		return fail(&command->failure, EINVAL, "migrate-decide", NULL,
+			    "repeat the command at the source; to give it up, end it as any other program",
+			    "there is nothing to decide: the tree runs here, and waits for its memory");
 	if (journal.role == JOURNAL_DESTINATION) {
 		/* The criu that holds the tree waits for this. */
 		if (kill(journal.criu, options->resume_tree ? SIGUSR1 : SIGTERM) < 0)
@@ -161,7 +177,7 @@ static int decide(struct command *command)
 	if (!kill(journal.criu, 0))
 		return fail(&command->failure, EBUSY, "migrate-busy", NULL, "end it first",
 			    "criu %d still works on this migration", journal.criu);
-	if (journal.state != JOURNAL_DECIDING)
+	if (journal.state == JOURNAL_COPYING)
 		return fail(&command->failure, EINVAL, "migrate-decide", NULL, NULL,
 			    "there is nothing to decide: the tree runs here");
 	r = options->resume_tree ? stopped_tree_resume(&stopped, &command->failure)
@@ -183,10 +199,6 @@ static int check_usage(struct command *command)
 		return fail(failure, EINVAL, "usage", NULL, NULL, "--status, --resume and --abort exclude each other");
 	if (!options->status && !options->tree)
 		return fail(failure, EINVAL, "usage", NULL, NULL, "migrate needs --tree PID");
-	if (options->at_timeout == MIGRATE_POST_COPY)
-		return fail(failure, EOPNOTSUPP, "option-later", "--at-timeout post-copy",
-			    "use --throttle, a larger --downtime, or --at-timeout stop-and-copy",
-			    "memory that follows a tree that runs already comes with a later release");
 	if (!decisions && options->positional_count != 1)
 		return fail(failure, EINVAL, "usage", NULL, "criu migrate --tree PID ssh://user@host",
 			    "migrate needs one destination: ssh://, tls:// or tcp://");
@@ -205,6 +217,7 @@ static int migrate(struct command *command)
 									       : options->timeout_seconds,
 		.at_timeout = (enum migrate_at_timeout)options->at_timeout,
 		.throttle = options->throttle,
+		.post_copy = options->post_copy,
 		.addresses = addresses,
 		.address_count = options->addresses.count,
 		.skip_checks = (const char *const *)options->skip_checks.items,

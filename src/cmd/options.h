@@ -78,6 +78,7 @@ struct options {
 	unsigned downtime_ms;
 	int at_timeout; /* enum migrate_at_timeout */
 	bool throttle;
+	bool post_copy;
 	bool status, resume_tree, abort_tree; /* of a migration that was cut off */
 	bool dry_run, send_files;
 	struct text_list skip_checks;

@@ -84,7 +84,7 @@ int verb_receive(struct command *command)
 {
 	const struct options *options = command->options;
 	struct receiving receiving = {.command = command};
-	const struct listener_options listener = {
+	struct listener_options listener = {
 		.listen = options->listen,
 		.once = options->once,
 		.stdio = options->stdio,
@@ -101,8 +101,13 @@ int verb_receive(struct command *command)
 			puts(*state);
 		return 0;
 	}
-	if (options->join)
-		return listener_join(options->join, &command->failure);
+	int r = options->join ? listener_join(options->join, &command->failure) : 0;
+	if (options->join && r != -ECONNREFUSED)
+		return r;
+	failure_clear(&command->failure);
+	/* A process of that session is not here any more: its source has come to take it up again. */
+	listener.stdio = options->stdio || options->join;
+	listener.returns = options->join;
 	wire_options_fill(options, &receiving.wire);
 	return listener_run(&listener, &command->failure, &command->exit_status);
 }

@@ -18,7 +18,7 @@ void wire_options_fill(const struct options *options, struct wire_options *ret_w
 			},
 		.ssh = {.remote_criu = options->remote_criu},
 		.insecure = options->insecure,
-		.features = MIGRATE_FEATURE_MOVE_ADDRESS,
+		.features = MIGRATE_FEATURE_MOVE_ADDRESS | MIGRATE_FEATURE_POST_COPY,
 		.cancel_fd = -1,
 	};
 }

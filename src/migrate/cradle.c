@@ -2,6 +2,7 @@
 #include "migrate/cradle.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -14,6 +15,7 @@
 
 #include "base/fd.h"
 #include "base/log.h"
+#include "migrate/fetch.h"
 #include "migrate/page_stores.h"
 #include "migrate/stream.h"
 #include "restore/restore.h"
@@ -24,7 +26,7 @@
 enum cradle_word {
 	CRADLE_MAP = 1, /* count mappings follow, in one stream of bytes */
 	CRADLE_COUNT,
-	CRADLE_RESTORE,
+	CRADLE_RESTORE, /* count: whether memory follows */
 	CRADLE_RESUME,
 };
 
@@ -88,7 +90,6 @@ static int place(void *context, uint32_t space_kind, uint32_t space_id, uint64_t
 {
 	struct nursery *nursery = context;
 	uint64_t bytes = (uint64_t)pages * FRAME_PAGE_BYTES;
-
 	bool in_place = false;
 
 	if (space_kind == SPACE_PROCESS && space_id == (uint32_t)nursery->options->root_pid) {
@@ -251,7 +252,7 @@ static int wait_for_word(void *context, struct failure *failure)
 	return 0;
 }
 
-static void __attribute__((noreturn)) restore(struct nursery *nursery)
+static void __attribute__((noreturn)) restore(struct nursery *nursery, bool post_copy)
 {
 	struct restore_options options = *nursery->options->restore;
 	struct failure failure = {};
@@ -263,6 +264,9 @@ static void __attribute__((noreturn)) restore(struct nursery *nursery)
 	options.before_resume = wait_for_word;
 	options.context = nursery;
 	options.detached = true;
+	options.lazy_pages = post_copy;
+	if (post_copy && fetch_directory_open(nursery->options->session, false, &failure, &options.work_dirfd) < 0)
+		give_up(nursery, &failure);
 	int error = restore_run(&options, &failure, &status);
 	answer(nursery, error < 0 ? &failure : NULL);
 	_exit(error < 0);
@@ -294,7 +298,7 @@ static void __attribute__((noreturn)) live(const struct cradle_options *options,
 			answer(&nursery, NULL);
 			break;
 		case CRADLE_RESTORE:
-			restore(&nursery);
+			restore(&nursery, order.count);
 		default:
 			_exit(1);
 		}
@@ -390,11 +394,27 @@ int cradle_count(struct cradle *cradle, struct failure *failure, struct page_rec
 	return error;
 }
 
-int cradle_restore(struct cradle *cradle, struct failure *failure)
+/* Who misses memory waits for it, so nobody would answer. */
+static int wait_unless_lost(const struct cradle *cradle, int lost_fd, struct failure *failure)
 {
-	struct cradle_answer reply;
-	int error = ask(cradle, failure, CRADLE_RESTORE, NULL, 0, 0, &reply);
+	struct pollfd ready[] = {{cradle->socket_fd, POLLIN, 0}, {lost_fd, POLLIN, 0}};
 
+	while (poll(ready, ARRAY_SIZE(ready), -1) < 0 && errno == EINTR)
+		;
+	return ready[0].revents || !ready[1].revents
+		       ? 0
+		       : fail(failure, EPIPE, "link-lost", NULL, NULL, "memory that the restore needs does not come");
+}
+
+int cradle_restore(struct cradle *cradle, struct failure *failure, int lost_fd)
+{
+	const struct cradle_order order = {CRADLE_RESTORE, lost_fd >= 0};
+	struct cradle_answer reply;
+
+	tell(cradle->socket_fd, &order, sizeof(order));
+	int error = wait_unless_lost(cradle, lost_fd, failure);
+	if (!error)
+		error = wait_answer(cradle, failure, &reply);
 	cradle->has_tree = !error;
 	return error;
 }

@@ -31,6 +31,7 @@ struct cradle_options {
 	/* What restore_run() is asked; images_dirfd is filled while the cradle receives. preload, stores, before_resume
 	 * and context are set by the cradle. */
 	const struct restore_options *restore;
+	const char *session; /* join_id: where memory comes from that is missing yet (fetch.h) */
 };
 
 /* Makes the process. Returns 0 or a failure; *ret_cradle is freed by cradle_end() or cradle_release(). */
@@ -50,10 +51,11 @@ int cradle_map(struct cradle *cradle, struct failure *failure, const struct crad
 /* What has arrived so far. Returns 0 or a failure, which is that of the receiver if it has one. */
 int cradle_count(struct cradle *cradle, struct failure *failure, struct page_receiver_statistics *ret_statistics);
 /*
- * The images are complete: builds the tree. Returns 0 when every thread is ready to run, or a failure after which
- * nothing of it is left.
+ * The images are complete: builds the tree. @lost_fd: of a tree whose memory is missing and asked for (fetch.h):
+ * readable = it will not come; -1 = nothing is missing. Returns 0 when every thread is ready to run, or a failure after
+ * which nothing of it is left.
  */
-int cradle_restore(struct cradle *cradle, struct failure *failure);
+int cradle_restore(struct cradle *cradle, struct failure *failure, int lost_fd);
 /* Lets the tree run. Returns 0 or a failure: then it is not known to run, and cradle_end() makes sure that it does not.
  */
 int cradle_resume(struct cradle *cradle, struct failure *failure);

@@ -63,10 +63,10 @@ int journal_write(struct failure *failure, const struct journal *journal)
 	file_name(journal, "", name, sizeof(name));
 	file_name(journal, ".new", temporary, sizeof(temporary));
 	json_t *object =
-		json_pack("{s:s, s:s, s:s, s:s, s:i, s:I, s:i, s:I}", "role", role_names[journal->role], "state",
-			  state_names[journal->state], "session", journal->session, "peer", journal->peer, "pid",
-			  (int)journal->pid, "start_time", (json_int_t)journal->start_time, "criu", (int)journal->criu,
-			  "pid_namespace", (json_int_t)pid_namespace());
+		json_pack("{s:s, s:s, s:s, s:s, s:s, s:i, s:I, s:i, s:I}", "role", role_names[journal->role], "state",
+			  state_names[journal->state], "session", journal->session, "secret", journal->secret, "peer",
+			  journal->peer, "pid", (int)journal->pid, "start_time", (json_int_t)journal->start_time,
+			  "criu", (int)journal->criu, "pid_namespace", (json_int_t)pid_namespace());
 	_cleanup_free_ char *text = object ? json_dumps(object, JSON_INDENT(1)) : NULL;
 	json_decref(object);
 	fd = openat(directory, temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
@@ -98,16 +98,17 @@ void journal_remove(const struct journal *journal)
 static bool read_journal(int directory, const char *name, struct journal *journal)
 {
 	_cleanup_free_ char *text = NULL;
-	const char *role, *state, *session, *peer;
+	const char *role, *state, *session, *secret, *peer;
 	json_int_t start_time, namespace;
 	int pid, criu;
 
 	if (read_text_at(directory, name, &text, NULL) < 0)
 		return false;
 	json_t *object = json_loads(text, 0, NULL);
-	bool good = object && !json_unpack(object, "{s:s, s:s, s:s, s:s, s:i, s:I, s:i, s:I}", "role", &role, "state",
-					   &state, "session", &session, "peer", &peer, "pid", &pid, "start_time",
-					   &start_time, "criu", &criu, "pid_namespace", &namespace);
+	bool good =
+		object && !json_unpack(object, "{s:s, s:s, s:s, s:s, s:s, s:i, s:I, s:i, s:I}", "role", &role, "state",
+				       &state, "session", &session, "secret", &secret, "peer", &peer, "pid", &pid,
+				       "start_time", &start_time, "criu", &criu, "pid_namespace", &namespace);
 	if (good) {
 		int role_index = find_name(role_names, ARRAY_SIZE(role_names), role);
 		int state_index = find_name(state_names, JOURNAL_STATE_COUNT, state);
@@ -115,6 +116,7 @@ static bool read_journal(int directory, const char *name, struct journal *journa
 		*journal = (struct journal){
 			.role = role_index, .state = state_index, .pid = pid, .start_time = start_time, .criu = criu};
 		snprintf(journal->session, sizeof(journal->session), "%s", session);
+		snprintf(journal->secret, sizeof(journal->secret), "%s", secret);
 		snprintf(journal->peer, sizeof(journal->peer), "%s", peer);
 	}
 	json_decref(object);
@@ -166,7 +168,8 @@ int journal_list(struct failure *failure, void (*found)(void *context, const str
 
 struct search {
 	enum journal_role role;
-	pid_t pid;
+	pid_t pid;           /* 0 = any */
+	const char *session; /* NULL = any */
 	struct journal *journal;
 	bool found;
 };
@@ -175,10 +178,39 @@ static void compare(void *context, const struct journal *journal)
 {
 	struct search *search = context;
 
-	if (journal->role != search->role || journal->pid != search->pid)
+	if (journal->role != search->role || (search->pid && journal->pid != search->pid) ||
+	    (search->session && strcmp(journal->session, search->session) != 0))
 		return;
 	*search->journal = *journal;
 	search->found = true;
+}
+
+int journal_find_session(struct failure *failure, enum journal_role role, const char *session,
+			 struct journal *ret_journal)
+{
+	struct search search = {.role = role, .session = session, .journal = ret_journal};
+	int error = journal_list(failure, compare, &search);
+
+	return error ? error : search.found ? 0 : -ENOENT;
+}
+
+void journal_set_secret(struct journal *journal, const uint8_t secret[SESSION_SECRET_BYTES])
+{
+	for (size_t i = 0; i < SESSION_SECRET_BYTES; i++)
+		snprintf(journal->secret + 2 * i, 3, "%02x", secret[i]);
+}
+
+int journal_secret(const struct journal *journal, uint8_t ret_secret[SESSION_SECRET_BYTES])
+{
+	if (strlen(journal->secret) != 2 * SESSION_SECRET_BYTES)
+		return -EINVAL;
+	for (size_t i = 0; i < SESSION_SECRET_BYTES; i++) {
+		unsigned byte;
+		if (sscanf(journal->secret + 2 * i, "%2x", &byte) != 1)
+			return -EINVAL;
+		ret_secret[i] = (uint8_t)byte;
+	}
+	return 0;
 }
 
 int journal_find(struct failure *failure, enum journal_role role, pid_t pid, struct journal *ret_journal)

@@ -10,8 +10,9 @@
 #include <sys/types.h>
 
 #include "base/fail.h"
+#include "migrate/protocol.h"
 
-enum { JOURNAL_SESSION_BYTES = 40, JOURNAL_PEER_BYTES = 256 };
+enum { JOURNAL_SESSION_BYTES = 40, JOURNAL_SECRET_BYTES = 65, JOURNAL_PEER_BYTES = 256 };
 
 enum journal_role { JOURNAL_SOURCE, JOURNAL_DESTINATION };
 
@@ -19,7 +20,7 @@ enum journal_role { JOURNAL_SOURCE, JOURNAL_DESTINATION };
 enum journal_state {
 	JOURNAL_COPYING,  /* runs here (source); is being built (destination) */
 	JOURNAL_DECIDING, /* stopped on both sides: the source has given up, or is about to, and has no answer yet */
-	JOURNAL_FETCHING, /* post-copy: runs at the destination, pages are still here (source), still come (destination)
+	JOURNAL_FETCHING, /* post-copy: runs, or is about to run, at the destination; memory is here (source), or comes
 			   */
 	JOURNAL_STATE_COUNT,
 };
@@ -31,6 +32,8 @@ struct journal {
 	uint64_t start_time; /* of the root here, clock ticks since boot; 0 = it does not exist here yet */
 	pid_t criu;          /* the process that works on it */
 	char session[JOURNAL_SESSION_BYTES];
+	/* Of the session, in hexadecimal: who goes on proves with it that he may. Empty while copying. */
+	char secret[JOURNAL_SECRET_BYTES];
 	char peer[JOURNAL_PEER_BYTES];
 };
 
@@ -43,6 +46,12 @@ void journal_remove(const struct journal *journal);
  * are removed instead. Returns 0 or a failure.
  */
 int journal_list(struct failure *failure, void (*found)(void *context, const struct journal *journal), void *context);
+/* The journal of side @role of a session (its join_id). Returns 0, -ENOENT without a failure, or a failure. */
+int journal_find_session(struct failure *failure, enum journal_role role, const char *session,
+			 struct journal *ret_journal);
 /* The journal of the tree with root @pid on side @role. Returns 0, -ENOENT without a failure, or a failure. */
 int journal_find(struct failure *failure, enum journal_role role, pid_t pid, struct journal *ret_journal);
+/* The secret to text and back; from text: returns 0, or -EINVAL if there is none. */
+void journal_set_secret(struct journal *journal, const uint8_t secret[SESSION_SECRET_BYTES]);
+int journal_secret(const struct journal *journal, uint8_t ret_secret[SESSION_SECRET_BYTES]);
 const char *journal_state_name(enum journal_state state);

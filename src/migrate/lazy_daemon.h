@@ -2,13 +2,17 @@
 /* `criu lazy-pages`: takes the memory of restored tasks over and brings their pages. */
 #pragma once
 
+#include <stdbool.h>
+
 #include "base/fail.h"
 
 struct page_supply;
 
 struct lazy_daemon_options {
-	int work_dirfd; /* of the sockets that restore and a second daemon look for */
-	void (*ready)(void *context);
+	int work_dirfd;               /* of the sockets that restore and a second daemon look for */
+	int stop_fd;                  /* readable = end, with the failure "cancelled"; -1 = none */
+	bool goes_on;                 /* the restore is over: only what a guard holds is to be brought */
+	void (*ready)(void *context); /* the restore may begin */
 	void *context;
 };
 

@@ -5,7 +5,11 @@
 #include "migrate/page_protocol.h"
 #include "migrate/stream.h"
 
-enum { PAGE_BYTES = 4096, MAX_ANSWER_PAGES = 1024 };
+enum {
+	PAGE_BYTES = 4096,
+	MAX_ANSWER_PAGES = 1024,
+	WINDOW = 4, /* on one connection: a fault waits behind them */
+};
 
 #define ADDRESS_SPACE_END 0x7ffffffff000ULL
 
@@ -45,7 +49,7 @@ static int read_local(struct lazy_supply *own, struct failure *failure, struct p
 }
 
 static int supply_request(struct page_supply *supply, struct failure *failure, struct postcopy *postcopy, uint32_t id,
-			  uint64_t address, uint64_t pages)
+			  uint64_t address, uint64_t pages, bool urgent)
 {
 	struct lazy_supply *own = (struct lazy_supply *)supply;
 	const struct page_request request = {
@@ -118,6 +122,7 @@ struct page_supply *lazy_supply_new(int images_dirfd, struct stream *stream, str
 	struct lazy_supply *own = xcalloc(1, sizeof(*own));
 
 	own->supply.ops = &operations;
+	own->supply.window = WINDOW;
 	own->stream = stream;
 	own->chain = page_chain_new(images_dirfd, failure);
 	own->remote = page_chain_allow_lazy(own->chain);

@@ -265,7 +265,9 @@ static void hand_on(struct listener *listener, struct pending *pending)
 		return;
 	}
 	int r = door_pass(id, kind, pending->fd, pending->fd, &holder);
-	if (r < 0)
+	if (r == -ECONNREFUSED && kind == PREAMBLE_RETURN)
+		start_session(listener, pending->fd, id);
+	else if (r < 0)
 		log_warn("a connection came for a session that is not here: %s", strerror(-r));
 	else
 		close(holder);
@@ -405,7 +407,8 @@ static int serve_stdio(const struct listener_options *options, struct failure *f
 	r = stream_read_full(entry.stream, preamble, sizeof(preamble));
 	if (r < 0)
 		r = stream_fail(entry.stream, r, failure);
-	else if (preamble_decode(preamble, &kind, entry.id) < 0 || kind != PREAMBLE_CONTROL)
+	else if (preamble_decode(preamble, &kind, entry.id) < 0 ||
+		 kind != (options->returns ? PREAMBLE_RETURN : PREAMBLE_CONTROL))
 		r = fail(failure, EPROTO, "session-preamble", "standard input", "--stdio is for `criu migrate ssh://…`",
 			 "no migration comes from there");
 	if (r < 0) {

@@ -15,6 +15,7 @@ struct listener_options {
 	const char *listen; /* HOST:PORT; NULL = 127.0.0.1:7777; ignored if systemd passed sockets */
 	bool once;          /* end after one session, with its exit status */
 	bool stdio;         /* --stdio */
+	bool returns;       /* with --stdio: the source of a session whose process has ended comes back */
 	bool secure;        /* what comes in by TCP is TLS, with wire->tls */
 	const struct wire_options *wire;
 	/*
@@ -38,6 +39,6 @@ int listener_run(const struct listener_options *options, struct failure *failure
 
 /*
  * `criu receive --join ID`: gives standard input and output to the process that serves session @id and waits until it
- * has closed them. Returns 0 or a failure.
+ * has closed them. Returns 0 or a failure; -ECONNREFUSED: there is no such process (any more).
  */
 int listener_join(const char *id, struct failure *failure);

@@ -18,8 +18,8 @@
 #include "migrate/throttle.h"
 
 const char *const migrate_states[] = {
-	"connecting",  "preflight", "rounds", "round",    "between",   "frozen",  "last-pages",
-	"last-images", "waiting",   "ready",  "deciding", "committed", "running", NULL,
+	"connecting", "preflight", "rounds",   "round",     "between", "frozen",    "last-pages", "last-images",
+	"waiting",    "ready",     "deciding", "committed", "running", "following", NULL,
 };
 
 uint64_t migration_now_us(void)
@@ -55,6 +55,8 @@ void migration_write_journal(struct migration *migration, enum journal_state sta
 	if (fd >= 0 && !proc_read_stat(fd, "stat", &stat))
 		journal->start_time = stat.start_time;
 	snprintf(journal->session, sizeof(journal->session), "%s", migration->session.join_id);
+	if (state != JOURNAL_COPYING)
+		journal_set_secret(journal, migration->session.secret);
 	endpoint_text(&migration->options->endpoint, journal->peer, sizeof(journal->peer));
 	migration->journal_written = true;
 	/* It helps after a crash; without it people have to look for themselves. */
@@ -138,8 +140,29 @@ static int open_channel(struct migration *migration)
 	return error;
 }
 
-static int move_tree(struct migration *migration, const struct wire_options *wire)
+void migration_close_channel(struct migration *migration)
 {
+	if (migration->channel)
+		page_channel_statistics(migration->channel, &migration->sent);
+	page_channel_free(&migration->channel);
+}
+
+/* An earlier criu has ended in the midst of giving the tree away. */
+static bool find_unfinished(struct migration *migration, struct journal *ret_journal)
+{
+	struct failure ignored = {};
+
+	return !journal_find(&ignored, JOURNAL_SOURCE, migration->options->pid, ret_journal) &&
+	       ret_journal->state != JOURNAL_COPYING && kill(ret_journal->criu, 0) < 0;
+}
+
+static int move_tree(struct migration *migration)
+{
+	const struct wire_options *wire = migration->wire;
+	struct journal earlier;
+
+	if (find_unfinished(migration, &earlier) && !wire->dry_run)
+		return migration_go_on(migration, &earlier);
 	migration_reach(migration, "connecting");
 	int error = session_connect(&migration->session, &migration->options->endpoint, wire, &migration->failure);
 
@@ -157,16 +180,22 @@ static int move_tree(struct migration *migration, const struct wire_options *wir
 
 static void finish(struct migration *migration, int error)
 {
-	struct page_channel_statistics sent = {};
-	bool undecided = error && !strcmp(migration->failure.code, "migrate-undecided");
+	/* Somebody has to decide, or to go on. */
+	bool undecided = error && (!strcmp(migration->failure.code, "migrate-undecided") ||
+				   !strcmp(migration->failure.code, "migrate-following"));
 
-	if (migration->channel)
-		page_channel_statistics(migration->channel, &sent);
+	migration_close_channel(migration);
+	migration_end_demand(migration);
+	demand_memory_free(&migration->memory);
+	const struct page_channel_statistics sent = migration->sent;
+	const struct demand_statistics followed = migration->followed;
 	migration->summary.total_us = migration_now_us() - migration->begin_us;
 	migration->summary.rounds = migration->round;
 	migration->summary.memory_bytes = sent.raw_bytes;
-	migration->summary.zero_bytes = sent.zero_pages * FRAME_PAGE_BYTES;
-	migration->summary.wire_bytes = sent.wire_bytes;
+	migration->summary.zero_bytes = (sent.zero_pages + followed.zero_pages) * FRAME_PAGE_BYTES;
+	migration->summary.wire_bytes = sent.wire_bytes + followed.wire_bytes;
+	migration->summary.follow_bytes = followed.pages * FRAME_PAGE_BYTES;
+	migration->summary.faults = followed.faults;
 	migration->summary.lz4_bytes = sent.codec_bytes[FRAME_LZ4];
 	migration->summary.zstd_bytes = sent.codec_bytes[FRAME_ZSTD];
 	if (error && !undecided)
@@ -176,7 +205,6 @@ static void finish(struct migration *migration, int error)
 	throttle_free(migration->throttle);
 	tracker_free(migration->tracker);
 	shmem_tracker_free(migration->shared_memory);
-	page_channel_free(&migration->channel);
 	preflight_free(&migration->preflight);
 	session_close(&migration->session);
 	close_fd_pointer(&migration->images_dirfd);
@@ -197,7 +225,8 @@ int migrate_run(const struct migrate_options *options, struct failure *failure, 
 	_cleanup_fd_ int signal_fd = signalfd(-1, &termination, SFD_CLOEXEC | SFD_NONBLOCK);
 	struct signalfd_siginfo taken;
 	wire.cancel_fd = signal_fd;
-	int error = move_tree(&migration, &wire);
+	migration.wire = &wire;
+	int error = move_tree(&migration);
 	finish(&migration, error);
 	*failure = migration.failure;
 	*ret_summary = migration.summary;

@@ -44,6 +44,9 @@ struct migrate_summary {
 	uint64_t wire_bytes;            /* on the connections for pages */
 	uint64_t image_bytes;           /* small images */
 	uint64_t lz4_bytes, zstd_bytes; /* of memory_bytes, what was compressed */
+	uint64_t follow_us;             /* post-copy: how long memory came while the tree ran there */
+	uint64_t follow_bytes;          /* post-copy: how much */
+	uint64_t faults;                /* post-copy: requests that a task waited for */
 };
 
 struct migrate_options {
@@ -53,7 +56,8 @@ struct migrate_options {
 	unsigned downtime_ms;     /* the stop that is wanted */
 	unsigned timeout_seconds; /* for the rounds; 0 = none */
 	enum migrate_at_timeout at_timeout;
-	bool throttle; /* slow a writer down that is faster than the link */
+	bool throttle;  /* slow a writer down that is faster than the link */
+	bool post_copy; /* no rounds: the tree runs there at once, and its memory follows */
 	const struct moving_address *addresses;
 	size_t address_count;
 	const char *const *skip_checks; /* names of preflight checks to pass over */
@@ -72,7 +76,9 @@ struct migrate_options {
 extern const char *const migrate_states[];
 
 /*
- * Moves the tree. Returns 0: it runs there and is gone here; or a failure, which says where the tree is: it runs here,
- * unless the failure's code is "migrate-undecided": then both sides hold it, stopped.
+ * Moves the tree, or brings the rest of one whose memory was following it when the link broke (the journal tells).
+ * Returns 0: it runs there and is gone here; or a failure, which says where the tree is: it runs here, unless the
+ * failure's code is "migrate-undecided": then both sides hold it, stopped; or "migrate-following": it runs there, and
+ * waits for memory that is here.
  */
 int migrate_run(const struct migrate_options *options, struct failure *failure, struct migrate_summary *ret_summary);

@@ -6,6 +6,7 @@
 #pragma once
 
 #include "migrate/channel_sink.h"
+#include "migrate/demand_server.h"
 #include "migrate/journal.h"
 #include "migrate/migrate.h"
 #include "migrate/page_channel.h"
@@ -19,6 +20,7 @@ struct throttle;
 
 struct migration {
 	const struct migrate_options *options;
+	const struct wire_options *wire; /* the options' wire, with what cancels */
 	struct failure failure;
 	struct session session;
 	struct preflight *preflight;
@@ -31,9 +33,15 @@ struct migration {
 	struct page_channel_statistics sent; /* at the end of the round before */
 	int images_dirfd;                    /* of the dump that goes on, or was last */
 	uint32_t round;
-	bool last;           /* this round is */
-	bool addresses_gone; /* from this machine */
-	bool stopped;        /* the tree is stopped by SIGSTOP, and not criu's */
+	bool last;      /* this round is */
+	bool post_copy; /* what the last round would send stays here until it is asked for */
+	struct stream *demand[MIGRATE_MAX_CONNECTIONS + 1]; /* connections for it */
+	size_t demand_count;
+	struct demand_memory memory;         /* of the tree, when it stands */
+	struct demand_server *demand_server; /* NULL = none */
+	struct demand_statistics followed;   /* of servers before */
+	bool addresses_gone;                 /* from this machine */
+	bool stopped;                        /* the tree is stopped by SIGSTOP, and not criu's */
 	struct journal journal;
 	bool journal_written;
 	struct migrate_progress_report report;
@@ -59,3 +67,24 @@ struct dump_options migration_dump_options(struct migration *migration);
 int migration_copy(struct migration *migration);
 /* The two phases. Entry: as migration_copy() leaves it. Returns as migrate_run(). */
 int migration_give_away(struct migration *migration);
+/* An earlier criu has ended while it gave the tree away: goes on where the journal says. Returns as migrate_run(). */
+int migration_go_on(struct migration *migration, const struct journal *journal);
+
+/* ---- post-copy (source_follow.c) ---- */
+
+/* Opens the connections for demand and tells the other side. Before the tree is stopped. Returns 0 or a failure. */
+int migration_open_demand(struct migration *migration);
+/* From now on the other side is given what it asks for of migration->memory. Returns 0 or a failure. */
+int migration_serve_demand(struct migration *migration);
+/* No more. The connections are closed. */
+void migration_end_demand(struct migration *migration);
+/* The tree runs there: gives until nothing is missing. Returns 0 or the failure "migrate-following". */
+int migration_follow(struct migration *migration);
+/*
+ * What the destination says of itself after a broken link; the connections for pages are gone.
+ * @state  in which this side is. Returns 0 or a failure in @failure.
+ */
+int migration_ask_again(struct migration *migration, enum migrate_state state, const struct wire_options *wire,
+			struct failure *failure, enum migrate_state *ret_state, bool *ret_missing);
+/* Ends the page channel; what it has sent stays in migration->sent. */
+void migration_close_channel(struct migration *migration);

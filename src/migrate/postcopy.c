@@ -26,7 +26,6 @@ enum {
 	PAGE_BYTES = 4096,
 	FAULT_PAGES = 8,
 	CHUNK_PAGES = 64,
-	WINDOW = 4, /* background requests that are on their way: a fault waits behind them */
 	PAUSE_NS = 50000,
 };
 
@@ -346,13 +345,15 @@ static bool in_flight(const struct postcopy *postcopy, uint32_t id, uint64_t add
 	return false;
 }
 
-static int request(struct postcopy *postcopy, struct image *image, uint64_t number, uint64_t address, uint64_t pages)
+static int request(struct postcopy *postcopy, struct image *image, uint64_t number, uint64_t address, uint64_t pages,
+		   bool urgent)
 {
 	for (uint64_t i = 0; i < pages; i++)
 		set_asked(image, number + i, true);
 	ARRAY_GROW(postcopy->flights, postcopy->flight_count, postcopy->flight_capacity);
 	postcopy->flights[postcopy->flight_count++] = (struct flight){image->id, address, pages};
-	return postcopy->supply->ops->request(postcopy->supply, postcopy->failure, postcopy, image->id, address, pages);
+	return postcopy->supply->ops->request(postcopy->supply, postcopy->failure, postcopy, image->id, address, pages,
+					      urgent);
 }
 
 static int serve_fault(struct postcopy *postcopy, struct space *space, uint64_t address)
@@ -374,7 +375,7 @@ static int serve_fault(struct postcopy *postcopy, struct space *space, uint64_t 
 		left = FAULT_PAGES;
 	image->cursor = number + left;
 	image->touched = true;
-	return request(postcopy, image, number, in_image, left);
+	return request(postcopy, image, number, in_image, left, true);
 }
 
 static int take_message(struct postcopy *postcopy, struct space *space, const struct uffd_msg *message)
@@ -560,7 +561,7 @@ static int stream(struct postcopy *postcopy, bool *ret_idle)
 			if (next_chunk(postcopy, image, &number, &pages)) {
 				*ret_idle = false;
 				image->touched = false;
-				return request(postcopy, image, number, page_address(image, number), pages);
+				return request(postcopy, image, number, page_address(image, number), pages, false);
 			}
 			image->touched = false;
 			if (!image_in_flight(postcopy, image->id)) {
@@ -594,7 +595,7 @@ int postcopy_step(struct postcopy *postcopy, int extra_fd, bool *ret_extra)
 	size_t count = postcopy->space_count;
 	_cleanup_free_ struct pollfd *wait = xcalloc(count + FIXED, sizeof(*wait));
 	bool idle = true;
-	int error = postcopy->flight_count < WINDOW ? stream(postcopy, &idle) : 0;
+	int error = postcopy->flight_count < postcopy->supply->window ? stream(postcopy, &idle) : 0;
 
 	if (error < 0)
 		return error;

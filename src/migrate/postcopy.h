@@ -23,10 +23,11 @@ struct page_supply_ops {
 		      const struct page_places **ret_places);
 	/*
 	 * Asks for pages of one place. Either gives them with postcopy_deliver() before it returns, or later from
-	 * receive(); fewer than asked for are right as long as it is one. Returns 0 or a failure.
+	 * receive(); fewer than asked for are right as long as it is one. @urgent: a task waits for the first of them.
+	 * Returns 0 or a failure.
 	 */
 	int (*request)(struct page_supply *supply, struct failure *failure, struct postcopy *postcopy, uint32_t id,
-		       uint64_t address, uint64_t pages);
+		       uint64_t address, uint64_t pages, bool urgent);
 	/* Called when fd() is readable: takes one answer and delivers it. Returns 0 or a failure. */
 	int (*receive)(struct page_supply *supply, struct failure *failure, struct postcopy *postcopy);
 	/* A descriptor for epoll, -1 = answers never come later. */
@@ -35,6 +36,7 @@ struct page_supply_ops {
 
 struct page_supply {
 	const struct page_supply_ops *ops;
+	size_t window; /* requests that may be on their way before no more are made but urgent ones */
 };
 
 /* @supply and @failure outlive it; @work_dirfd: of the guard, which is found or made here. Returns 0 or a failure. */

@@ -12,9 +12,9 @@
  * PREFLIGHT   source: PREFLIGHT_REQUEST, FILE_DATA; destination:
  *             PREFLIGHT_ANSWER. After FILE_DATA the request is repeated.
  *             source: TREE → ROUNDS                                           source runs
- * ROUNDS      source: TREE, ROUND_BEGIN, ROUND_END; ROUND_BEGIN with `last`
- *             → LAST_ROUND. destination: ROUND_ACK                            source runs
- * LAST_ROUND  source: TREE, ROUND_END, FILE_DATA, IMAGE_CHUNK, POST_COPY_START,
+ * ROUNDS      source: TREE, ROUND_BEGIN, ROUND_END, POST_COPY_START; ROUND_BEGIN
+ *             with `last` → LAST_ROUND. destination: ROUND_ACK                source runs
+ * LAST_ROUND  source: TREE, ROUND_END, FILE_DATA, IMAGE_CHUNK,
  *             IMAGES_END → RESTORING. destination: ROUND_ACK                  source only, frozen; it lets it run
  *                                                                             again if anything fails
  * RESTORING   destination: READY → READY                                      as above
@@ -25,7 +25,8 @@
  *             has ended its copy                                              destination only. The source may run
  *                                                                             it again only after that ABORT
  * RUNNING     destination: POST_COPY_DONE (after post-copy only);
- *             source: RELEASED → DONE: it has ended its copy                  destination
+ *             source: POST_COPY_START, after a link that broke;
+ *             RELEASED → DONE: it has ended its copy                  destination
  * DONE        nothing                                                         destination
  * ABORTED     nothing; comes after ABORT, which the source may send up to
  *             READY and the destination up to COMMITTED                       source

@@ -267,16 +267,7 @@ static const char *check_post_copy_start(const void *message)
 {
 	const PostCopyStart *start = message;
 
-	for (size_t i = 0; i < start->n_ranges; i++) {
-		const PostCopyRange *range = start->ranges[i];
-
-		if (range->space_kind != SPACE_PROCESS && range->space_kind != SPACE_SHMEM)
-			return "ranges.space_kind";
-		if (range->pages > ADDRESS_END / FRAME_PAGE_BYTES ||
-		    !is_range(range->start, range->pages * FRAME_PAGE_BYTES))
-			return "ranges";
-	}
-	return NULL;
+	return start->connections >= 2 && start->connections <= MIGRATE_MAX_CONNECTIONS + 1 ? NULL : "connections";
 }
 
 static const char *check_resume_session(const void *message)

@@ -16,9 +16,11 @@
 #include "kernel/proc.h"
 #include "migrate/address.h"
 #include "migrate/cradle.h"
+#include "migrate/fetch.h"
 #include "migrate/journal.h"
 #include "migrate/memory_directory.h"
 #include "migrate/preflight.h"
+#include "migrate/session_link.h"
 #include "migrate/stream.h"
 
 enum {
@@ -29,7 +31,7 @@ enum {
 };
 
 const char *const receive_states[] = {
-	"preflight", "rounds", "round", "last-round", "restoring", "built", "committed", "running", NULL,
+	"preflight", "rounds", "round", "last-round", "restoring", "built", "committed", "running", "following", NULL,
 };
 
 struct reception {
@@ -54,6 +56,12 @@ struct reception {
 	struct journal journal;
 	bool journal_written, tree_runs, finished;
 	uint64_t images_ns, ready_ns;
+	/* Post-copy: connections to the source's memory, and what brings it. */
+	struct stream *demand[MIGRATE_MAX_CONNECTIONS + 1];
+	size_t demand_count;
+	int fetch_dirfd;     /* -1 = no post-copy */
+	struct fetch *fetch; /* NULL = nothing is being fetched, now */
+	bool complete;       /* nothing is missing any more */
 };
 
 static uint64_t now_ns(void)
@@ -90,6 +98,8 @@ static void write_journal(struct reception *reception, enum journal_state state)
 	journal->criu = getpid();
 	snprintf(journal->session, sizeof(journal->session), "%s", reception->session.join_id);
 	snprintf(journal->peer, sizeof(journal->peer), "%s", reception->session.peer_host);
+	if (state == JOURNAL_FETCHING)
+		journal_set_secret(journal, reception->session.secret);
 	reception->journal_written = true;
 	/* It helps after a crash; without it people have to look for themselves. */
 	if (journal_write(&failure, journal) < 0)
@@ -113,6 +123,7 @@ static int start_cradle(struct reception *reception)
 		.streams = session->data,
 		.stream_count = session->data_count,
 		.restore = &reception->restore,
+		.session = session->join_id,
 	};
 	int error = cradle_start(&reception->failure, &reception->cradle_options, &reception->cradle);
 	if (error < 0)
@@ -218,6 +229,102 @@ static int take_image(struct reception *reception, const ImageChunk *chunk)
 	return 0;
 }
 
+/* ---- post-copy ---- */
+
+/* Whether memory is still at the source. */
+static bool is_missing(const struct reception *reception)
+{
+	return reception->fetch_dirfd >= 0 && !reception->complete;
+}
+
+static void end_fetch(struct reception *reception, struct failure *failure)
+{
+	if (reception->fetch)
+		fetch_end(TAKE_POINTER(reception->fetch), failure);
+	for (size_t i = 0; i < reception->demand_count; i++)
+		stream_close(&reception->demand[i]);
+	reception->demand_count = 0;
+}
+
+/* The source's connections are there: whatever is missing can be asked for. */
+static int start_fetch(struct reception *reception, const PostCopyStart *start)
+{
+	if (reception->fetch || start->connections != reception->demand_count)
+		return fail(&reception->failure, EPROTO, "protocol-message", "source", NULL,
+			    "it lets memory follow over %u connections, of which %zu are here", start->connections,
+			    reception->demand_count);
+	int error = reception->fetch_dirfd >= 0 ? 0
+						: fetch_directory_open(reception->session.join_id, true,
+								       &reception->failure, &reception->fetch_dirfd);
+	return error ? error
+		     : fetch_start(reception->fetch_dirfd, reception->demand, reception->demand_count,
+				   reception->tree_runs, &reception->failure, &reception->fetch);
+}
+
+/* Further connections come at any time. Whose they are is checked; one that is not expected is the end. */
+static int take_connection(struct reception *reception)
+{
+	struct session *session = &reception->session;
+	struct stream *stream = NULL;
+	enum connection_role role;
+	uint32_t index;
+	int error = session_accept_connection(session, SESSION_SETUP_TIMEOUT_MS, &reception->failure, &role, &index,
+					      &stream);
+
+	if (error < 0)
+		return error;
+	if (role != CONNECTION_DEMAND || reception->fetch || reception->demand_count == ARRAY_SIZE(reception->demand)) {
+		stream_close(&stream);
+		return fail(&reception->failure, EPROTO, "protocol-message", session->peer_host, NULL,
+			    "a connection came that was not to come");
+	}
+	reception->demand[reception->demand_count++] = stream;
+	return 0;
+}
+
+/* The thread has ended: everything is there, or its link is lost and another one is needed. */
+static int take_fetch_end(struct reception *reception)
+{
+	PostCopyDone done = POST_COPY_DONE__INIT;
+	int error = fetch_end(TAKE_POINTER(reception->fetch), &reception->failure);
+
+	if (error < 0)
+		return error;
+	reception->complete = true;
+	return protocol_send(&reception->session.protocol, MESSAGE_POST_COPY_DONE, &done, &reception->failure);
+}
+
+/*
+ * The tree runs here, and the link to its memory is lost: it waits where it misses some, and so does this process, for
+ * the source to come back. Returns 0 or a failure.
+ */
+static int wait_for_memory(struct reception *reception)
+{
+	SessionStatus status = SESSION_STATUS__INIT;
+	enum migrate_state peer_state;
+	struct failure ignored = {};
+	char line[1024], text[1200];
+
+	/* The source need not have seen it: it may be one connection of several. */
+	stream_shutdown(reception->session.control);
+	end_fetch(reception, &ignored);
+	snprintf(text, sizeof(text),
+		 "%s; the tree waits for memory that is still at the source: repeat `criu migrate` there",
+		 failure_line(&reception->failure, line, sizeof(line)));
+	note(reception, text);
+	failure_clear(&reception->failure);
+	int error = session_await_return(&reception->session, -1, &reception->failure, &peer_state);
+	if (error < 0)
+		return error;
+	status.state = MIGRATE_RUNNING;
+	status.tree_runs = true;
+	status.missing_pages = is_missing(reception);
+	/* If this is lost too, the next message will not come. */
+	protocol_send(&reception->session.protocol, MESSAGE_SESSION_STATUS, &status, &reception->failure);
+	failure_clear(&reception->failure);
+	return 0;
+}
+
 /* ---- addresses ---- */
 
 /* First silence, then the address, then sockets: nobody is ever answered by a reset. */
@@ -274,8 +381,11 @@ static int build(struct reception *reception, const ImagesEnd *end)
 	reception->images_ns = now_ns();
 	reach(reception, "restoring");
 	int error = take_addresses(reception);
+	if (!error && reception->fetch)
+		error = fetch_keep_pagemaps(reception->fetch_dirfd, reception->images_dirfd, &reception->failure);
 	if (!error)
-		error = cradle_restore(reception->cradle, &reception->failure);
+		error = cradle_restore(reception->cradle, &reception->failure,
+				       reception->fetch ? fetch_failed_fd(reception->fetch) : -1);
 	reach(reception, "built");
 	/* From now on nobody but the source, or a person, can tell whether this copy is the one that lives. */
 	if (error < 0)
@@ -297,13 +407,18 @@ static int resume(struct reception *reception)
 	if (error < 0)
 		return error;
 	reception->tree_runs = true;
+	if (reception->fetch_dirfd >= 0)
+		write_journal(reception, JOURNAL_FETCHING);
 	running.resume_ns = now_ns() - begin;
 	running.pid = reception->root_pid;
 	reach(reception, "running");
 	const struct receive_report *report = reception->options->report;
 	if (report && report->running)
 		report->running(report->context, reception->root_pid, reception->ready_ns - reception->images_ns);
-	return protocol_send(&reception->session.protocol, MESSAGE_RUNNING, &running, &reception->failure);
+	int sent = protocol_send(&reception->session.protocol, MESSAGE_RUNNING, &running, &reception->failure);
+	if (reception->fetch_dirfd >= 0)
+		reach(reception, "following");
+	return sent;
 }
 
 static int answer_preflight(struct reception *reception, const PreflightRequest *request)
@@ -340,6 +455,8 @@ static int handle(struct reception *reception, const struct message *message)
 		return 0;
 	case MESSAGE_ROUND_END:
 		return end_round(reception, (const RoundEnd *)message->body);
+	case MESSAGE_POST_COPY_START:
+		return start_fetch(reception, (const PostCopyStart *)message->body);
 	case MESSAGE_IMAGE_CHUNK:
 		return take_image(reception, (const ImageChunk *)message->body);
 	case MESSAGE_IMAGES_END:
@@ -357,25 +474,38 @@ static int handle(struct reception *reception, const struct message *message)
 	}
 }
 
-/* Waits for the source, and sees at once when the cradle has failed. */
+/*
+ * Waits for a message of the source; takes further connections in meanwhile, and sees at once when the cradle has
+ * failed or memory has come to its end.
+ */
 static int wait_for_source(struct reception *reception)
 {
+	enum { CONTROL, CRADLE, DOOR, FETCH, WAITS };
 	struct stream *control = reception->session.control;
-	struct pollfd ready[] = {{stream_fd(control), POLLIN}, {-1, POLLIN}};
+	int error = 0;
 
-	if (reception->cradle && !reception->tree_runs)
-		ready[1].fd = cradle_fd(reception->cradle);
-	while (!stream_pending(control)) {
-		if (poll(ready, 2, -1) < 0 && errno != EINTR)
+	while (!stream_pending(control) && !error) {
+		struct pollfd ready[WAITS] = {
+			[CONTROL] = {stream_fd(control), POLLIN, 0},
+			[CRADLE] = {reception->cradle && !reception->tree_runs ? cradle_fd(reception->cradle) : -1,
+				    POLLIN, 0},
+			[DOOR] = {reception->session.dry_run ? -1 : reception->session.door_fd, POLLIN, 0},
+			[FETCH] = {reception->fetch ? fetch_fd(reception->fetch) : -1, POLLIN, 0},
+		};
+		if (poll(ready, WAITS, -1) < 0 && errno != EINTR)
 			return fail_errno(&reception->failure, errno, "poll", NULL, NULL, "poll");
-		if (ready[1].revents) {
+		if (ready[CRADLE].revents) {
 			struct page_receiver_statistics ignored;
 			return cradle_count(reception->cradle, &reception->failure, &ignored);
 		}
-		if (ready[0].revents)
+		if (ready[FETCH].revents)
+			error = take_fetch_end(reception);
+		else if (ready[DOOR].revents)
+			error = take_connection(reception);
+		else if (ready[CONTROL].revents)
 			break;
 	}
-	return 0;
+	return error;
 }
 
 /*
@@ -413,8 +543,12 @@ static int wait_for_decision(struct reception *reception)
 		failure_clear(&reception->failure);
 		if (session_await_return(&reception->session, 0, &reception->failure, &peer_state) < 0)
 			continue;
+		/* What brought memory has lost its link too, and gets a new one when the tree runs. */
+		struct failure ignored = {};
+		end_fetch(reception, &ignored);
 		SessionStatus status = SESSION_STATUS__INIT;
 		status.state = MIGRATE_READY;
+		status.missing_pages = is_missing(reception);
 		if (!protocol_send(&reception->session.protocol, MESSAGE_SESSION_STATUS, &status, &reception->failure))
 			return 0;
 	}
@@ -452,7 +586,9 @@ static int serve(struct reception *reception)
 			error = handle(reception, &message);
 			message_free(&message);
 		}
-		if (error < 0 && reception->tree_runs) {
+		if (error < 0 && reception->tree_runs && is_missing(reception)) {
+			error = wait_for_memory(reception);
+		} else if (error < 0 && reception->tree_runs) {
 			tell_that_it_runs(reception);
 			return 0;
 		}
@@ -466,8 +602,22 @@ static int serve(struct reception *reception)
 	return 0;
 }
 
+/* Nothing of the tree is here, or nothing of it is missing. */
+static void forget_fetch(struct reception *reception)
+{
+	struct failure ignored = {};
+
+	end_fetch(reception, &ignored);
+	if (reception->fetch_dirfd < 0 || (reception->tree_runs && !reception->complete))
+		return;
+	fetch_directory_remove(reception->session.join_id);
+	close_fd_pointer(&reception->fetch_dirfd);
+}
+
 static void end(struct reception *reception)
 {
+	bool goes_on = reception->tree_runs && is_missing(reception);
+
 	if (reception->tree_runs) {
 		cradle_release(reception->cradle);
 	} else {
@@ -475,7 +625,8 @@ static void end(struct reception *reception)
 		cradle_end(reception->cradle);
 		give_back_addresses(reception);
 	}
-	if (reception->journal_written)
+	forget_fetch(reception);
+	if (reception->journal_written && !goes_on)
 		journal_remove(&reception->journal);
 	preflight_server_free(&reception->preflight);
 	close_fd_pointer(&reception->image_fd);
@@ -483,11 +634,34 @@ static void end(struct reception *reception)
 	session_close(&reception->session);
 }
 
+/* The source of a tree whose criu here has ended: the guard holds what it waits for. */
+static int take_over(struct reception *reception)
+{
+	SessionStatus status = SESSION_STATUS__INIT;
+	struct failure *failure = &reception->failure;
+	const char *session = reception->session.join_id;
+
+	int error = journal_find_session(failure, JOURNAL_DESTINATION, session, &reception->journal);
+	if (!error)
+		error = fetch_directory_open(session, false, failure, &reception->fetch_dirfd);
+	if (error < 0)
+		return error;
+	reception->root_pid = reception->journal.pid;
+	reception->tree_runs = true;
+	write_journal(reception, JOURNAL_FETCHING);
+	status.state = MIGRATE_RUNNING;
+	status.tree_runs = true;
+	status.missing_pages = 1;
+	return protocol_send(&reception->session.protocol, MESSAGE_SESSION_STATUS, &status, failure);
+}
+
 int receive_session(const struct receive_options *options, struct session_entry *entry, struct failure *failure)
 {
-	struct reception reception = {.options = options, .images_dirfd = -1, .image_fd = -1};
+	struct reception reception = {.options = options, .images_dirfd = -1, .image_fd = -1, .fetch_dirfd = -1};
 	int error = session_accept(&reception.session, entry, options->wire, &reception.failure);
 
+	if (!error && reception.session.resume)
+		error = take_over(&reception);
 	if (!error)
 		error = memory_directory_open(&reception.failure, &reception.images_dirfd);
 	if (!error && options->report && options->report->began)

@@ -103,6 +103,8 @@ struct session_entry {
 /*
  * Shakes hands, reads HELLO, answers it, and takes in the connections for pages (none in a dry run). On return the
  * protocol is in state PREFLIGHT. Takes over the stream of @entry in all cases.
+ * A source may also come back to a session of which only the journal is left (post-copy): then session->resume is set,
+ * the state is RESUMING, and SESSION_STATUS is what comes next.
  * Returns 0 or a failure; session_close() is needed in both cases.
  */
 int session_accept(struct session *session, struct session_entry *entry, const struct wire_options *options,

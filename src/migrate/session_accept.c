@@ -10,6 +10,7 @@
 #include "base/fd.h"
 #include "base/log.h"
 #include "migrate/door.h"
+#include "migrate/journal.h"
 #include "migrate/session.h"
 #include "migrate/session_link.h"
 #include "migrate/stream.h"
@@ -78,6 +79,46 @@ static int start_link(struct session *session, struct stream **stream, struct fa
 	return session->tls ? tls_start(stream, session->tls, true, NULL, failure) : 0;
 }
 
+static int finish_return(struct session *session, const MigrateHello *hello, struct failure *failure,
+			 enum migrate_state *ret_peer_state)
+{
+	_cleanup_message_ struct message message = {};
+	uint8_t proof[SESSION_PROOF_BYTES];
+
+	int r = send_hello_answer(session, hello, failure);
+	if (!r)
+		r = protocol_expect(&session->protocol, MESSAGE_RESUME_SESSION, failure, &message);
+	if (r < 0)
+		return r;
+	const ResumeSession *resume = (ResumeSession *)message.body;
+	session_proof(session->secret, SESSION_RESUME_LABEL, resume->state, 0, proof);
+	if (!session_proof_equal(resume->proof.data, proof))
+		return fail(failure, EACCES, "session-proof", session->peer_host, NULL,
+			    "something connected that cannot prove that it belongs to this session");
+	*ret_peer_state = resume->state;
+	return 0;
+}
+
+/* A source comes back to a session whose process has ended. What that process wrote down says who may. */
+static int recognise(struct session *session, const MigrateHello *hello, struct failure *failure)
+{
+	uint8_t secret[SESSION_SECRET_BYTES];
+	enum migrate_state peer_state;
+	struct journal journal;
+
+	int r = journal_find_session(failure, JOURNAL_DESTINATION, session->join_id, &journal);
+	if (r < 0 && failure_is_set(failure))
+		return r;
+	if (r < 0 || journal.state != JOURNAL_FETCHING || journal_secret(&journal, secret) < 0 ||
+	    !session_proof_equal(hello->session_secret.data, secret))
+		return fail(failure, ENOENT, "session-unknown", session->peer_host, NULL,
+			    "no session waits here for its source to come back");
+	session->resume = true;
+	r = finish_return(session, hello, failure, &peer_state);
+	stream_set_timeout(session->control, -1);
+	return r;
+}
+
 static int accept_session(struct session *session, struct session_entry *entry, const struct wire_options *options,
 			  struct failure *failure)
 {
@@ -101,8 +142,7 @@ static int accept_session(struct session *session, struct session_entry *entry, 
 	const MigrateHello *hello = (MigrateHello *)message.body;
 	take_hello(session, hello);
 	if (session->protocol.resumes)
-		return fail(failure, ENOENT, "session-unknown", session->peer_host, NULL,
-			    "no session waits here for its source to come back");
+		return recognise(session, hello, failure);
 	r = send_hello_answer(session, hello, failure);
 	if (!r && !session->dry_run)
 		r = session_accept_data(session, failure);
@@ -287,8 +327,7 @@ int session_accept_data(struct session *session, struct failure *failure)
 static int answer_return(struct session *session, struct protocol *protocol, struct failure *failure,
 			 enum migrate_state *ret_peer_state)
 {
-	_cleanup_message_ struct message message = {}, resume_message = {};
-	uint8_t proof[SESSION_PROOF_BYTES];
+	_cleanup_message_ struct message message = {};
 
 	int r = receive_hello(session, failure, &message);
 	if (r < 0)
@@ -297,18 +336,7 @@ static int answer_return(struct session *session, struct protocol *protocol, str
 	if (!protocol->resumes || !session_proof_equal(hello->session_secret.data, session->secret))
 		return fail(failure, EACCES, "session-proof", session->peer_host, NULL,
 			    "something connected that cannot prove that it belongs to this session");
-	r = send_hello_answer(session, hello, failure);
-	if (!r)
-		r = protocol_expect(protocol, MESSAGE_RESUME_SESSION, failure, &resume_message);
-	if (r < 0)
-		return r;
-	const ResumeSession *resume = (ResumeSession *)resume_message.body;
-	session_proof(session->secret, SESSION_RESUME_LABEL, resume->state, 0, proof);
-	if (!session_proof_equal(resume->proof.data, proof))
-		return fail(failure, EACCES, "session-proof", session->peer_host, NULL,
-			    "something connected that cannot prove that it belongs to this session");
-	*ret_peer_state = resume->state;
-	return 0;
+	return finish_return(session, hello, failure, ret_peer_state);
 }
 
 /* The old connections are of no more use. */

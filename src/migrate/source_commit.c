@@ -6,6 +6,7 @@
 #include "base/fd.h"
 #include "dump/stopped.h"
 #include "migrate/address.h"
+#include "migrate/door.h"
 #include "migrate/migration.h"
 #include "migrate/stream.h"
 
@@ -30,7 +31,7 @@ static int commit(struct migration *migration)
 	stream_set_cancel(migration->session.control, -1);
 	int error = 0;
 
-	migration_write_journal(migration, JOURNAL_DECIDING);
+	migration_write_journal(migration, migration->post_copy ? JOURNAL_FETCHING : JOURNAL_DECIDING);
 	migration_reach(migration, "deciding");
 	if (migration->options->address_count) {
 		migration->addresses_gone = true;
@@ -40,6 +41,7 @@ static int commit(struct migration *migration)
 		return error;
 	message.session_id.data = migration->session.id;
 	message.session_id.len = SESSION_ID_BYTES;
+	message.post_copy = migration->post_copy;
 	error = protocol_send(&migration->session.protocol, MESSAGE_COMMIT, &message, &migration->failure);
 	migration_reach(migration, "committed");
 	return error;
@@ -52,47 +54,18 @@ static int wait_until_running(struct migration *migration)
 	return protocol_expect(&migration->session.protocol, MESSAGE_RUNNING, &migration->failure, &message);
 }
 
-/* What the destination says of itself after a broken link. */
-static int ask_again(struct migration *migration, enum migrate_state *ret_state)
-{
-	struct session again = {};
-	struct failure failure = {};
-	ResumeSession question = RESUME_SESSION__INIT;
-	struct message message = {};
-	uint8_t proof[SESSION_PROOF_BYTES];
-	int error = session_reconnect(&again, &migration->options->endpoint, &migration->options->wire,
-				      migration->session.id, migration->session.secret, &failure);
-
-	if (!error) {
-		session_proof(migration->session.secret, "criu resume", 0, 0, proof);
-		question.session_id = (ProtobufCBinaryData){SESSION_ID_BYTES, migration->session.id};
-		question.proof = (ProtobufCBinaryData){sizeof(proof), proof};
-		question.state = MIGRATE_COMMITTED;
-		error = protocol_send(&again.protocol, MESSAGE_RESUME_SESSION, &question, &failure);
-	}
-	if (!error)
-		error = protocol_expect(&again.protocol, MESSAGE_SESSION_STATUS, &failure, &message);
-	if (error < 0) {
-		session_close(&again);
-		return error;
-	}
-	*ret_state = ((const SessionStatus *)message.body)->state;
-	message_free(&message);
-	session_close(&migration->session);
-	migration->session = again;
-	migration->session.protocol.stream = migration->session.control;
-	return 0;
-}
-
 /* After COMMIT the destination decides, and this side must learn what. */
 static int learn_outcome(struct migration *migration, bool *ret_runs_there)
 {
 	const struct timespec pause = {.tv_nsec = RECONNECT_PAUSE_MS * 1000000L};
 	uint64_t until = migration_now_us() + RECONNECT_SECONDS * 1000000ULL;
 	enum migrate_state state;
+	bool missing;
 
 	while (migration_now_us() < until) {
-		if (ask_again(migration, &state) < 0) {
+		struct failure failure = {};
+		if (migration_ask_again(migration, MIGRATE_COMMITTED, &migration->options->wire, &failure, &state,
+					&missing) < 0) {
 			nanosleep(&pause, NULL);
 			continue;
 		}
@@ -102,6 +75,7 @@ static int learn_outcome(struct migration *migration, bool *ret_runs_there)
 				continue;
 			state = MIGRATE_RUNNING;
 		}
+		migration->post_copy = missing;
 		*ret_runs_there = state == MIGRATE_RUNNING || state == MIGRATE_DONE;
 		return 0;
 	}
@@ -110,15 +84,18 @@ static int learn_outcome(struct migration *migration, bool *ret_runs_there)
 
 static int tell_undecided(struct migration *migration)
 {
+	struct failure cause = migration->failure;
 	char object[64];
 
 	failure_clear(&migration->failure);
 	snprintf(object, sizeof(object), "process %d", migration->options->pid);
 	return fail(
 		&migration->failure, EREMCHG, "migrate-undecided", object,
-		"look at the other side: criu migrate --status; then here --abort if it runs there, --resume if not",
-		"the link broke while it was handed over, and the other side cannot be asked: it is kept here, "
-		"stopped");
+		"repeat the same command, or look at the other side (criu migrate --status) and decide: here --abort "
+		"if it runs there, --resume if not",
+		"the link broke while it was handed over, and the other side cannot be asked (%s): it is kept here, "
+		"stopped",
+		cause.cause);
 }
 
 static struct stopped_options stopped_tree(const struct migration *migration)
@@ -154,11 +131,27 @@ static int release(struct migration *migration)
 	PostCopyDone released = POST_COPY_DONE__INIT;
 	struct failure ignored = {};
 
-	migration_reach(migration, "running");
-	migration->summary.downtime_us = migration_now_us() - migration->freeze_us;
+	released.pages = migration->followed.pages + migration->followed.zero_pages;
 	int error = stopped_tree_kill(&options, &migration->failure);
 	protocol_send(&migration->session.protocol, MESSAGE_RELEASED, &released, &ignored);
 	return error;
+}
+
+/* It runs there. What is still here follows; then this copy ends. */
+static int finish_here(struct migration *migration)
+{
+	migration_reach(migration, "running");
+	migration->summary.downtime_us = migration_now_us() - migration->freeze_us;
+	if (migration->post_copy) {
+		uint64_t begin = migration_now_us();
+		migration_write_journal(migration, JOURNAL_FETCHING);
+		migration_reach(migration, "following");
+		int error = migration_follow(migration);
+		if (error < 0)
+			return error;
+		migration->summary.follow_us = migration_now_us() - begin;
+	}
+	return release(migration);
 }
 
 /* The two phases. Entry: stopped here, complete there. */
@@ -172,7 +165,7 @@ int migration_give_away(struct migration *migration)
 	if (!error)
 		error = wait_until_running(migration);
 	if (!error)
-		return release(migration);
+		return finish_here(migration);
 	/* The destination has said that it could not, and that nothing of the tree is left there. */
 	if (migration->session.protocol.state == MIGRATE_ABORTED)
 		return take_back(migration);
@@ -181,5 +174,39 @@ int migration_give_away(struct migration *migration)
 	if (!runs_there)
 		return take_back(migration);
 	failure_clear(&migration->failure);
-	return release(migration);
+	return finish_here(migration);
+}
+
+/* What of an earlier criu's session is needed. */
+static int take_session(struct migration *migration, const struct journal *journal)
+{
+	migration->journal = *journal;
+	migration->journal_written = true;
+	if (session_id_parse(journal->session, migration->session.id) < 0 ||
+	    journal_secret(journal, migration->session.secret) < 0)
+		return fail(&migration->failure, EINVAL, "journal", NULL, NULL,
+			    "what an earlier criu wrote down is damaged");
+	memcpy(migration->session.join_id, journal->session, sizeof(migration->session.join_id));
+	return demand_memory_add_tree(&migration->memory, migration->options->pid, &migration->failure);
+}
+
+int migration_go_on(struct migration *migration, const struct journal *journal)
+{
+	enum migrate_state state;
+	int error = take_session(migration, journal);
+
+	if (!error)
+		error = migration_ask_again(migration, MIGRATE_COMMITTED, migration->wire, &migration->failure, &state,
+					    &migration->post_copy);
+	if (!error && state == MIGRATE_READY) {
+		error = commit(migration);
+		if (!error)
+			error = wait_until_running(migration);
+		state = MIGRATE_RUNNING;
+	}
+	if (error < 0)
+		return tell_undecided(migration);
+	if (state != MIGRATE_RUNNING && state != MIGRATE_DONE)
+		return take_back(migration);
+	return finish_here(migration);
 }

@@ -145,14 +145,29 @@ static int keep_failure(struct migration *migration, struct dump *dump, int erro
 	return error;
 }
 
+/* The tree stands: what is not sent is here to be asked for, by the restore already. */
+static int leave_memory(struct migration *migration, struct dump *dump)
+{
+	int error = 0;
+
+	for (size_t i = 0; i < dump->task_count && !error; i++)
+		if (dump->tasks[i]->memory)
+			error = demand_memory_add(&migration->memory, dump->tasks[i]->pid, dump->tasks[i]->proc_dirfd);
+	return error ? fail_errno(&migration->failure, error, "task-memory", NULL, NULL, "cannot open its memory")
+		     : migration_serve_demand(migration);
+}
+
 static int on_scanned(void *context, struct dump *dump)
 {
 	struct migration *migration = context;
+	int error = 0;
 
 	migration_reach(migration, migration->last ? "last-pages" : "round");
 	if (migration->throttle && !migration->last)
 		throttle_go(migration->throttle);
-	return keep_failure(migration, dump, announce(migration, dump));
+	if (migration->last && migration->post_copy)
+		error = leave_memory(migration, dump);
+	return keep_failure(migration, dump, error ? error : announce(migration, dump));
 }
 
 /* ---- the last round ---- */
@@ -246,6 +261,7 @@ static int run_round(struct migration *migration, bool last)
 	dump.images_dirfd = dump.work_dirfd = migration->images_dirfd;
 	dump.end_state = last ? DUMP_END_STOPPED : DUMP_END_RUNNING;
 	dump.pre_dump = !last;
+	dump.lazy_pages = last && migration->post_copy;
 	dump.tracker = migration->tracker;
 	dump.shared_memory = migration->shared_memory;
 	dump.page_sink = &migration->sink.sink;
@@ -321,7 +337,7 @@ static int give_up_at_timeout(struct migration *migration)
 	snprintf(object, sizeof(object), "process %d", migration->options->pid);
 	return fail(&migration->failure, ETIMEDOUT, "migrate-timeout", object,
 		    "allow more with --downtime or --timeout, slow it down with --throttle, or choose "
-		    "--at-timeout stop-and-copy",
+		    "--at-timeout stop-and-copy or post-copy",
 		    "it changes memory faster than it can be sent: after %u rounds in %u s it would have to stand for "
 		    "%lu ms",
 		    migration->round, migration->options->timeout_seconds,
@@ -347,9 +363,16 @@ static int copy_running(struct migration *migration)
 		migration_reach(migration, "between");
 		if (error < 0 || downtime_us <= migration->options->downtime_ms * 1000ULL)
 			return error;
+		bool stuck = before && downtime_us > before - before / 10;
+		/* Nothing is gained by waiting for the end of the time. */
+		if (migration->options->at_timeout == MIGRATE_POST_COPY &&
+		    (is_time_over(migration) || (stuck && !migration->options->throttle))) {
+			migration->post_copy = true;
+			return 0;
+		}
 		if (is_time_over(migration))
 			return migration->options->at_timeout == MIGRATE_CANCEL ? give_up_at_timeout(migration) : 0;
-		if (before && downtime_us > before - before / 10)
+		if (stuck)
 			error = slow_down(migration);
 		if (error < 0)
 			return error;
@@ -357,11 +380,40 @@ static int copy_running(struct migration *migration)
 	}
 }
 
+/* Everything that can be there before the tree stops: the process that becomes its root, and the connections. */
+static int prepare_post_copy(struct migration *migration)
+{
+	MigrateTree tree = MIGRATE_TREE__INIT;
+	MigrateTask root = MIGRATE_TASK__INIT, *tasks[] = {&root};
+	int error = 0;
+
+	if (!(migration->session.features & MIGRATE_FEATURE_POST_COPY))
+		return fail(&migration->failure, EOPNOTSUPP, "post-copy", migration->session.peer_host,
+			    "leave --post-copy out", "the other side cannot let memory follow");
+	if (!migration->round) {
+		root.pid = migration->options->pid;
+		root.space_id = (uint32_t)migration->options->pid;
+		tree.tasks = tasks;
+		tree.n_tasks = ARRAY_SIZE(tasks);
+		error = protocol_send(&migration->session.protocol, MESSAGE_TREE, &tree, &migration->failure);
+		if (!error)
+			error = wait_until_mapped(migration);
+	}
+	return error ? error : migration_open_demand(migration);
+}
+
 int migration_copy(struct migration *migration)
 {
-	migration->tracker = tracker_new();
-	migration->shared_memory = shmem_tracker_new();
-	int error = copy_running(migration);
+	int error = 0;
+
+	migration->post_copy = migration->options->post_copy;
+	if (!migration->post_copy) {
+		migration->tracker = tracker_new();
+		migration->shared_memory = shmem_tracker_new();
+		error = copy_running(migration);
+	}
+	if (!error && migration->post_copy)
+		error = prepare_post_copy(migration);
 	if (error < 0)
 		return error;
 	if (migration->options->wire.bandwidth)

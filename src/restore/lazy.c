@@ -15,6 +15,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
@@ -50,8 +51,23 @@ bool lazy_mapping(const struct restore *restore, const VmaEntry *vma)
 {
 	const struct mem_kind *kind = mem_kind_of_entry(vma);
 
-	return restore->lazy_fd >= 0 && vma->status & VMA_STATUS_ANON_PRIVATE && !(vma->flags & MAP_LOCKED) &&
+	return restore->lazy_fd >= 0 && !restore->options->preload && vma->status & VMA_STATUS_ANON_PRIVATE &&
+	       !(vma->flags & MAP_LOCKED) &&
 	       !(vma->status & (VMA_STATUS_VDSO | VMA_STATUS_VVAR | VMA_STATUS_VSYSCALL)) && kind && !kind->is_special;
+}
+
+static bool overlaps(const struct page_places *places, const VmaEntry *vma)
+{
+	size_t index = page_places_find(places, vma->start);
+
+	return index < places->count && places->items[index].address < vma->end;
+}
+
+bool lazy_pages_missing(const struct restore *restore, const struct restore_task *task, const VmaEntry *vma)
+{
+	if (task->memory->later)
+		return overlaps(task->memory->later, vma);
+	return lazy_mapping(restore, vma) && overlaps(task->memory->places, vma);
 }
 
 static int fail_lazy(struct restore *restore, int error, const char *what)
@@ -81,9 +97,7 @@ static int register_mappings(struct restore *restore, int userfault_fd, struct l
 			.range = {task->memory->placed[i], vma->end - vma->start},
 			.mode = UFFDIO_REGISTER_MODE_MISSING,
 		};
-		size_t index = page_places_find(task->memory->places, vma->start);
-		if (!lazy_mapping(restore, vma) || index >= task->memory->places->count ||
-		    task->memory->places->items[index].address >= vma->end)
+		if (!lazy_pages_missing(restore, task, vma))
 			continue;
 		if (ioctl(userfault_fd, UFFDIO_REGISTER, &range) < 0)
 			return fail_lazy(restore, errno, "cannot register its memory with a userfaultfd");
@@ -126,6 +140,13 @@ static int offer_and_wait(struct restore *restore, int userfault_fd, int state_f
 		     : 0;
 }
 
+int lazy_prepare(struct restore *restore)
+{
+	if (restore->lazy_fd < 0 || !restore->options->preload || prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0) == 0)
+		return 0;
+	return fail_lazy(restore, errno, "cannot keep huge pages away from its memory");
+}
+
 int lazy_hand_over(struct restore *restore)
 {
 	_cleanup_fd_ int userfault_fd = -1, state_fd = -1;
@@ -143,5 +164,7 @@ int lazy_hand_over(struct restore *restore)
 			      : offer_and_wait(restore, userfault_fd, state_fd);
 	}
 	free(ranges.items);
+	/* From here on the kernel asks before it fills a page. What the task itself wants of huge pages comes later. */
+	prctl(PR_SET_THP_DISABLE, 0, 0, 0, 0);
 	return error;
 }

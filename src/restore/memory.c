@@ -186,7 +186,8 @@ static void find_origins(const struct restore *restore, const struct restore_tas
 			 const struct restore_task *from, ssize_t *origin)
 {
 	for (size_t i = 0; i < task->mm->n_vmas; i++)
-		origin[i] = memory_is_early(task->mm->vmas[i]) && !lazy_mapping(restore, task->mm->vmas[i])
+		origin[i] = memory_is_early(task->mm->vmas[i]) && !lazy_mapping(restore, task->mm->vmas[i]) &&
+					    !lazy_pages_missing(restore, task, task->mm->vmas[i])
 				    ? find_inherited(from, task->mm->vmas[i])
 				    : -1;
 	unmap_foreign(task, from, origin);
@@ -209,13 +210,13 @@ int memory_restore_private(struct restore *restore)
 	struct restore_memory *memory = task->memory;
 	_cleanup_free_ ssize_t *origin = xcalloc(task->mm->n_vmas, sizeof(*origin));
 	struct open_file file = {.fd = -1};
-	int error = 0;
+	int error = lazy_prepare(restore);
 
 	if (from)
 		find_origins(restore, task, from, origin);
 	else
 		memset(origin, 0xff, task->mm->n_vmas * sizeof(*origin));
-	if (is_preloaded(restore))
+	if (!error && is_preloaded(restore))
 		error = preload_adopt(restore);
 	for (size_t i = 0; i < task->mm->n_vmas && !error; i++) {
 		const VmaEntry *vma = task->mm->vmas[i];

@@ -7,6 +7,7 @@
 
 struct restore_memory {
 	const struct page_places *places; /* of its pagemap; they belong to restore->page_chain */
+	const struct page_places *later;  /* a migration: pages that come when it runs, and are no places; else NULL */
 	uint64_t *placed;                 /* by index of the vma: where it is now; its own address or a staging one */
 	bool *inherited; /* by index of the vma: it came with the fork, or before the restore began (preload.h) */
 	const struct page_places *given;        /* what children find at birth (foster.h); NULL = the same as places */

@@ -78,6 +78,20 @@ static const struct page_places *split_places(struct restore *restore, const str
 	return split;
 }
 
+/* With post-copy: what has come is loaded and what has not is missed, so that it is asked for. */
+static void set_missing_apart(struct restore *restore, struct restore_memory *memory, uint32_t lazy_source)
+{
+	struct page_places *here = arena_alloc(&restore->arena, sizeof(*here));
+	struct page_places *later = arena_alloc(&restore->arena, sizeof(*later));
+
+	for (size_t i = 0; i < memory->places->count; i++)
+		page_places_add(memory->places->items[i].source == lazy_source ? later : here,
+				&memory->places->items[i]);
+	here->own_pages = memory->places->own_pages;
+	memory->places = here;
+	memory->later = later;
+}
+
 /* What the ranges hold, as if it had been loaded. */
 static const struct restore_memory *describe_preload(struct restore *restore, uint32_t in_place)
 {
@@ -110,6 +124,10 @@ void stores_find_preloaded(struct restore *restore)
 		fd = -1;
 	}
 	uint32_t store = page_chain_find_store(restore->page_chain, IMAGE_PAGEMAP, root->pid);
+	for (size_t i = 0; restore->options->lazy_pages && i < restore->task_count; i++)
+		if (restore->tasks[i]->memory)
+			set_missing_apart(restore, restore->tasks[i]->memory,
+					  page_chain_allow_lazy(restore->page_chain));
 	uint32_t in_place = page_chain_add_store(restore->page_chain, IMAGE_KIND_COUNT, 0, fd);
 	for (size_t i = 0; i < restore->task_count; i++)
 		if (restore->tasks[i]->memory)

@@ -21,17 +21,22 @@ STAYS = {"same-namespace"}
 ONE_KERNEL = {"file_locks"}
 # The root keeps its pages where they were received: it cannot hold those that only its children share.
 TAKES_MORE = {"memory_siblings"}
+# Memory that follows comes page by page, to each process its own.
+NOT_WITH_POST_COPY = {"memory_cow", "memory_advice"}
 
 
 def cases():
     for case in test_kinds.cases():
         name, program, in_place = case.values
-        if not in_place and name not in ONE_KERNEL | TAKES_MORE and not STAYS & set(test_kinds.settings_of(name)):
-            yield pytest.param(name, program, id=case.id)
+        if in_place or name in ONE_KERNEL | TAKES_MORE or STAYS & set(test_kinds.settings_of(name)):
+            continue
+        yield pytest.param(name, program, (), id=case.id)
+        if name not in NOT_WITH_POST_COPY:
+            yield pytest.param(name, program, ("--post-copy",), id=f"{case.id}-post-copy")
 
 
-@pytest.mark.parametrize("name,program", cases())
-def test_kind(name, program, directory):
+@pytest.mark.parametrize("name,program,way", cases())
+def test_kind(name, program, way, directory):
     settings = test_kinds.settings_of(name)
     test_kinds.skip_unless(settings.get("skip-unless", ""))
     may_differ = shlex.split(settings.get("may-differ", ""))
@@ -41,7 +46,7 @@ def test_kind(name, program, directory):
             running.check("before any move")
             for here in (0, 1):
                 before = process_state.snapshot(pair.hosts[here])
-                pair.move(running.pid, here)
+                pair.move(running.pid, here, *way)
                 running.host = pair.hosts[1 - here]
                 lines = process_state.differences(before, process_state.snapshot(running.host), may_differ)
                 assert not lines, "\n".join(lines[:40])
