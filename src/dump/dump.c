@@ -24,6 +24,7 @@
 #include "dump/stages.h"
 #include "inject/ptrace.h"
 #include "kernel/proc.h"
+#include "kernel/vm_flags.h"
 #include "kinds/fd/file_lock.h"
 #include "kinds/fd/regular.h"
 #include "kinds/mem/memory.h"
@@ -441,6 +442,29 @@ static void remove_scratch_directory(struct dump *dump, const char *path)
 	rmdir(path);
 }
 
+/* Whether smaps of the whole tree would take longer than it takes to do without. Looks at no more than it must. */
+static bool has_much_memory(pid_t root)
+{
+	enum { MUCH_PAGES = 96 * 1024 * 1024 / 4096 };
+	_cleanup_free_ pid_t *pids = NULL;
+	size_t count = 0, capacity = 0;
+	uint64_t pages = 0;
+
+	ARRAY_GROW(pids, count, capacity);
+	pids[count++] = root;
+	for (size_t i = 0; i < count && pages < MUCH_PAGES; i++) {
+		_cleanup_fd_ int proc_dirfd = proc_open(pids[i]);
+		_cleanup_free_ char *statm = NULL;
+		unsigned long resident = 0;
+		if (proc_dirfd < 0 || read_text_at(proc_dirfd, "statm", &statm, NULL) < 0)
+			continue;
+		sscanf(statm, "%*u %lu", &resident);
+		pages += resident;
+		proc_read_children(proc_dirfd, pids[i], &pids, &count, &capacity);
+	}
+	return pages >= MUCH_PAGES;
+}
+
 static int run(struct dump *dump)
 {
 	dump_stage(dump, "start");
@@ -453,6 +477,8 @@ static int run(struct dump *dump)
 		return error;
 	if (!dump->only_explain)
 		unlinkat(dump->images_dirfd, "inventory.img", 0);
+	if (!dump->vm_flags && has_much_memory(dump->options->pid))
+		dump->vm_flags = vm_flags_open();
 	uint64_t begin = now_us();
 	error = freeze_tree(dump);
 	dump->stats.freezing_time = now_us() - begin;
@@ -493,6 +519,7 @@ static int attempt(const struct dump_options *options, bool again, struct failur
 	struct dump dump = {.options = options,
 			    .images_dirfd = options->images_dirfd,
 			    .only_explain = options->explain,
+			    .vm_flags = options->vm_flags,
 			    .closes_remnants = again};
 	struct directory_listing before = {};
 	char scratch[64] = "";
@@ -517,6 +544,8 @@ static int attempt(const struct dump_options *options, bool again, struct failur
 	*ret_stats = dump.stats;
 	*ret_blockers = dump.blocker_count;
 	free_listing(&before);
+	if (dump.vm_flags != options->vm_flags)
+		vm_flags_close(dump.vm_flags);
 	free_dump(&dump);
 	return error;
 }

@@ -10,6 +10,7 @@
 #include "base/fd.h"
 #include "base/log.h"
 #include "kernel/proc.h"
+#include "kernel/vm_flags.h"
 #include "kinds/mem/shmem_track.h"
 #include "kinds/mem/track.h"
 #include "migrate/address.h"
@@ -204,6 +205,7 @@ static void finish(struct migration *migration, int error)
 		journal_remove(&migration->journal);
 	throttle_free(migration->throttle);
 	tracker_free(migration->tracker);
+	vm_flags_close(migration->vm_flags);
 	shmem_tracker_free(migration->shared_memory);
 	preflight_free(&migration->preflight);
 	session_close(&migration->session);

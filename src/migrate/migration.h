@@ -17,6 +17,7 @@ struct memory_tracker;
 struct preflight;
 struct shmem_tracker;
 struct throttle;
+struct vm_flags_reader;
 
 struct migration {
 	const struct migrate_options *options;
@@ -28,7 +29,8 @@ struct migration {
 	struct channel_sink sink;
 	struct memory_tracker *tracker;
 	struct shmem_tracker *shared_memory;
-	struct throttle *throttle; /* NULL = none */
+	struct vm_flags_reader *vm_flags; /* NULL = this kernel has none */
+	struct throttle *throttle;        /* NULL = none */
 	unsigned throttle_percent;
 	struct page_channel_statistics sent; /* at the end of the round before */
 	int images_dirfd;                    /* of the dump that goes on, or was last */

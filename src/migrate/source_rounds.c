@@ -12,6 +12,7 @@
 
 #include "base/fd.h"
 #include "dump/dump.h"
+#include "kernel/vm_flags.h"
 #include "kinds/mem/memory.h"
 #include "kinds/mem/shmem_track.h"
 #include "kinds/mem/track.h"
@@ -64,7 +65,9 @@ static int describe_task(struct migration *migration, struct dump *dump, const s
 	ret_task->parent_pid = task->parent ? task->parent->pid : 0;
 	if (task->parent)
 		return 0;
-	int error = migration->last ? 0 : mappings_read(task->proc_dirfd, &now);
+	int error = migration->last
+			    ? 0
+			    : vm_flags_mappings_read(migration->vm_flags, task->pid, task->proc_dirfd, false, &now);
 	if (error < 0)
 		return fail_errno(&migration->failure, error, "task-maps", dump_task_name(dump, task), NULL,
 				  "cannot read its mappings");
@@ -263,6 +266,7 @@ static int run_round(struct migration *migration, bool last)
 	dump.pre_dump = !last;
 	dump.lazy_pages = last && migration->post_copy;
 	dump.tracker = migration->tracker;
+	dump.vm_flags = migration->vm_flags;
 	dump.shared_memory = migration->shared_memory;
 	dump.page_sink = &migration->sink.sink;
 	dump.steps = &dump_steps;
@@ -407,6 +411,7 @@ int migration_copy(struct migration *migration)
 	int error = 0;
 
 	migration->post_copy = migration->options->post_copy;
+	migration->vm_flags = vm_flags_open();
 	if (!migration->post_copy) {
 		migration->tracker = tracker_new();
 		migration->shared_memory = shmem_tracker_new();

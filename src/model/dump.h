@@ -103,6 +103,7 @@ struct dump {
 	struct time_namespace_dump *time_namespace; /* of the root; NULL = not looked at yet */
 	DumpStatsEntry stats;
 	const struct xstate_layout *xstate_layout; /* of this CPU (kinds/task/registers.c) */
+	struct vm_flags_reader *vm_flags;          /* NULL = mappings are read from smaps */
 	char run_id[37];                           /* inventory_entry.dump_criu_run_id */
 	uint32_t last_pages_id;                    /* of the last pages-<id>.img */
 	uint32_t next_object_id; /* for ids that only the images know (ghost files, memfd inodes …) */

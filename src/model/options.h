@@ -14,6 +14,7 @@
 struct action_scripts;
 struct memory_tracker;
 struct shmem_tracker;
+struct vm_flags_reader;
 struct page_sink;
 
 /* Reported while pages are moved; totals are 0 until they are known. */
@@ -71,6 +72,7 @@ struct dump_options {
 	bool pre_dump;                        /* only memory, while the tree runs; needs a tracker */
 	enum pre_dump_mode pre_dump_mode;     /* what the inventory of a pre-dump says */
 	bool parent_has_shared_pages;         /* the parent images have an img_version that says so */
+	struct vm_flags_reader *vm_flags;     /* kernel/vm_flags.h; NULL: the dump makes one if the tree is large */
 	struct page_sink *page_sink;          /* takes all pages (page_sink.h); NULL: files of the images directory */
 	const char *die_at; /* tests: the stage at which criu kills itself with SIGKILL; NULL = never */
 	void (*blocker)(void *context, const struct failure *blocker);    /* explain: called for each */

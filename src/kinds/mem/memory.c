@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What the mappings of the tree's tasks are. /proc/PID/smaps has everything; it walks page tables, so it is read once
- * for each task, by all cores. Which pages there are is found by page_scan.c, which of them fork shared by
- * page_share.c.
+ * What the mappings of the tree's tasks are, read once for each task, by all cores. Which pages there are is found by
+ * page_scan.c, which of them fork shared by page_share.c.
  */
 #include "kinds/mem/memory.h"
 
@@ -12,6 +11,7 @@
 #include <sys/mman.h>
 
 #include "base/fd.h"
+#include "kernel/vm_flags.h"
 #include "kinds/mem/mem_kind.h"
 
 enum {
@@ -66,7 +66,7 @@ int memory_for_tasks(struct dump *dump, int (*work)(struct dump *dump, struct du
 static int read_mappings(struct dump *dump, struct dump_task *task, void *context)
 {
 	task->memory = xcalloc(1, sizeof(*task->memory));
-	return mappings_read(task->proc_dirfd, &task->memory->mappings);
+	return vm_flags_mappings_read(dump->vm_flags, task->pid, task->proc_dirfd, true, &task->memory->mappings);
 }
 
 int memory_collect(struct dump *dump)
