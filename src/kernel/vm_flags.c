@@ -21,9 +21,11 @@
 
 #include <fcntl.h>
 #include <linux/bpf.h>
+#include <linux/userfaultfd.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 
@@ -349,6 +351,7 @@ static void learn_from(struct vm_flags_reader *reader, const struct mappings *ma
 static const struct sample {
 	int protection, flags, advice; /* advice -1 = none */
 	int lock;                      /* flags of mlock2(), -1 = not */
+	uint64_t userfault;            /* UFFDIO_REGISTER_MODE_…, 0 = not */
 } samples[] = {
 	{PROT_NONE, 0, -1, -1},
 	{PROT_READ | PROT_WRITE, 0, -1, -1},
@@ -366,12 +369,14 @@ static const struct sample {
 	{PROT_READ | PROT_WRITE, 0, -1, 0},
 	{PROT_READ | PROT_WRITE, 0, -1, MLOCK_ONFAULT},
 	{PROT_READ | PROT_WRITE, MAP_SHARED, -1, -1},
+	{PROT_READ | PROT_WRITE, 0, -1, -1, UFFDIO_REGISTER_MODE_MISSING},
+	{PROT_READ | PROT_WRITE, 0, -1, -1, UFFDIO_REGISTER_MODE_WP}, /* memory that a migration tracks */
 };
 
 enum { PAGE_BYTES = 4096 };
 
 /* Pages between them keep neighbours apart. What this kernel does not know is left out: its bit stays unknown. */
-static void *make_samples(size_t *ret_bytes)
+static void *make_samples(int userfault_fd, size_t *ret_bytes)
 {
 	size_t bytes = 2 * ARRAY_SIZE(samples) * PAGE_BYTES;
 	char *area = mmap(NULL, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -389,6 +394,9 @@ static void *make_samples(size_t *ret_bytes)
 			madvise(page, PAGE_BYTES, sample->advice);
 		if (sample->lock >= 0)
 			mlock2(page, PAGE_BYTES, (unsigned)sample->lock);
+		struct uffdio_register range = {.range = {(uint64_t)page, PAGE_BYTES}, .mode = sample->userfault};
+		if (sample->userfault)
+			ioctl(userfault_fd, UFFDIO_REGISTER, &range);
 	}
 	return area;
 }
@@ -399,7 +407,11 @@ static int learn_from_ourselves(struct vm_flags_reader *reader)
 	_cleanup_free_ struct record *records = NULL;
 	struct mappings mappings = {};
 	size_t count = 0, bytes;
-	void *area = make_samples(&bytes);
+	struct uffdio_api api = {.api = UFFD_API, .features = UFFD_FEATURE_PAGEFAULT_FLAG_WP};
+	_cleanup_fd_ int userfault_fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC);
+	if (userfault_fd >= 0)
+		ioctl(userfault_fd, UFFDIO_API, &api);
+	void *area = make_samples(userfault_fd, &bytes);
 	int error = proc_dirfd < 0 ? -errno : mappings_read(proc_dirfd, &mappings);
 
 	/* Reading takes memory itself, in mappings that differ between both: only equal ones are compared. */

@@ -29,6 +29,17 @@ static char *map(int protection, int flags, int fd)
 	return mmap(page + PAGE_BYTES, PAGE_BYTES, protection, flags | MAP_FIXED, fd, 0);
 }
 
+static void watch(uint64_t mode)
+{
+	struct uffdio_api api = {.api = UFFD_API, .features = UFFD_FEATURE_PAGEFAULT_FLAG_WP};
+	char *page = map(READ_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1);
+	struct uffdio_register range = {.range = {(uint64_t)page, PAGE_BYTES}, .mode = mode};
+	int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC);
+
+	ioctl(fd, UFFDIO_API, &api);
+	ioctl(fd, UFFDIO_REGISTER, &range);
+}
+
 static void make_ordinary(void)
 {
 	static const int advices[] = {MADV_RANDOM,   MADV_SEQUENTIAL, MADV_DONTFORK, MADV_MERGEABLE,
@@ -56,18 +67,13 @@ static void make_ordinary(void)
 	map(PROT_READ, MAP_PRIVATE, exe);
 	map(PROT_READ, MAP_SHARED, memfd);
 	map(READ_WRITE, MAP_SHARED, memfd);
+	watch(UFFDIO_REGISTER_MODE_WP);
+	watch(UFFDIO_REGISTER_MODE_MISSING);
 }
 
 /* What criu has no sample of. */
 static void make_strange(void)
 {
-	struct uffdio_api api = {.api = UFFD_API};
-	char *page = map(READ_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1);
-	struct uffdio_register range = {.range = {(uint64_t)page, PAGE_BYTES}, .mode = UFFDIO_REGISTER_MODE_MISSING};
-	int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC);
-
-	ioctl(fd, UFFDIO_API, &api);
-	ioctl(fd, UFFDIO_REGISTER, &range);
 	syscall(462 /* mseal */, map(PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1), PAGE_BYTES, 0);
 	map(READ_WRITE, 0x08 /* MAP_DROPPABLE */ | MAP_ANONYMOUS, -1);
 }
