@@ -106,6 +106,28 @@ class Redis(Connection):
             yield
 
 
+class RedisWrites(Redis):
+    """As fast as it goes: many writes at a time, and what was acknowledged before is read again in turns."""
+
+    BATCH, KEYS = 100, 50000
+
+    def work(self, number):
+        written, again = {}, 0
+        for start in itertools.count(0, self.BATCH):
+            indices = [i % self.KEYS for i in range(start, start + self.BATCH)]
+            reread = sorted(written)[again:again + self.BATCH] if start % (8 * self.BATCH) == 0 else []
+            again = again + self.BATCH if len(reread) == self.BATCH else 0
+            request = b"".join(b"SET write:%d:%d %d\r\n" % (number, i, start + 1) for i in indices)
+            self.send(request + b"".join(b"GET write:%d:%d\r\n" % (number, i) for i in reread))
+            for _ in indices:
+                self.expect(self.answer(), b"OK")
+            for i in reread:
+                # Written once more in this very batch, perhaps.
+                self.expect(self.answer(), b"%d" % (start + 1 if i in indices else written[i]))
+            written.update((i, start + 1) for i in indices)
+            yield
+
+
 class Memcached(Connection):
     def fill(self, keys, size):
         for i in range(keys):
@@ -164,6 +186,22 @@ class Http(Connection):
             yield
 
 
+class HttpDownload(Http):
+    """One large file after the other; each part is looked at when it comes."""
+
+    BYTES = 16 << 20
+
+    def work(self, number):
+        wanted = value_of(b"large", self.BYTES)
+        while True:
+            self.send(b"GET /large HTTP/1.1\r\nHost: test\r\n\r\n")
+            while self.line():
+                pass
+            for start in range(0, self.BYTES, 1 << 18):
+                self.expect(self.bytes(1 << 18), wanted[start:start + (1 << 18)])
+                yield
+
+
 class HttpHash(Http):
     def work(self, number):
         for count in itertools.count(1):
@@ -195,7 +233,8 @@ class Echo(Connection):
             yield
 
 
-PROTOCOLS = {"redis": Redis, "memcached": Memcached, "http": Http, "http-hash": HttpHash, "line-hash": LineHash, "echo": Echo}
+PROTOCOLS = {"redis": Redis, "redis-writes": RedisWrites, "memcached": Memcached, "http": Http, "http-hash": HttpHash, "http-download": HttpDownload,
+             "line-hash": LineHash, "echo": Echo}
 
 
 class Load:

@@ -21,13 +21,16 @@ class Pair:
     def __init__(self, stack):
         self.hosts = [stack.enter_context(hosts.Host(net=True)),
                       stack.enter_context(hosts.Host(net=True, first_free_pid=hosts.Host.RECEIVER))]
-        network.join(self.hosts[0], self.hosts[1], "eth1")
-        network.ip(self.hosts[0], "address", "add", f"{ADDRESSES[0]}/24", "dev", "eth1")
-        network.ip(self.hosts[1], "address", "add", f"{ADDRESSES[1]}/24", "dev", "eth0")
+        self.connect(stack)
         for host in self.hosts:
             network.ip(host, "link", "set", "lo", "up")
             # Its own journals: those of a killed criu stay, and numbers of pid namespaces come again.
             host.check(["sh", "-c", "mkdir -p /run/criu && mount -t tmpfs none /run/criu"])
+
+    def connect(self, stack):
+        network.join(self.hosts[0], self.hosts[1], "eth1")
+        network.ip(self.hosts[0], "address", "add", f"{ADDRESSES[0]}/24", "dev", "eth1")
+        network.ip(self.hosts[1], "address", "add", f"{ADDRESSES[1]}/24", "dev", "eth0")
 
     def wire(self):
         """What both sides say about encryption, and the beginning of the address."""
@@ -62,7 +65,25 @@ class Pair:
         return sent
 
 
+class Segment(Pair):
+    """The same, and a client, on one bridge. SERVICE is an address that moves with a server."""
+
+    CLIENT, SERVICE = "10.78.0.9", "10.78.0.50"
+    MOVED = ("--address", f"{SERVICE}/24@eth0")
+
+    def connect(self, stack):
+        self.client = stack.enter_context(hosts.Host(net=True))
+        network.ip(self.client, "link", "add", "bridge", "type", "bridge")
+        network.ip(self.client, "address", "add", f"{self.CLIENT}/24", "dev", "bridge")
+        network.ip(self.client, "link", "set", "bridge", "up")
+        for host, address, port in zip(self.hosts, ADDRESSES, ("first", "second")):
+            network.join(self.client, host, port)
+            network.ip(self.client, "link", "set", port, "master", "bridge")
+            network.give_address(host, address)
+        network.give_address(self.hosts[0], self.SERVICE)
+
+
 @contextlib.contextmanager
-def pair():
+def pair(kind=Pair):
     with contextlib.ExitStack() as stack:
-        yield Pair(stack)
+        yield kind(stack)
