@@ -10,6 +10,7 @@
 #include <net/if_arp.h>
 #include <netinet/icmp6.h>
 #include <netinet/if_ether.h>
+#include <pthread.h>
 #include <stddef.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -220,19 +221,16 @@ static int read_link(int fd, const struct moving_address *address, struct link *
 	return request.ifr_hwaddr.sa_family == ARPHRD_ETHER;
 }
 
-static int send_frame(const struct link *link, const void *frame, size_t size)
+static int send_frame(int fd, const struct link *link, const void *frame, size_t size)
 {
-	_cleanup_fd_ int fd = socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, 0);
 	struct sockaddr_ll to = {.sll_family = AF_PACKET, .sll_ifindex = link->index, .sll_halen = HARDWARE_BYTES};
 
-	if (fd < 0)
-		return -errno;
 	memcpy(to.sll_addr, frame, HARDWARE_BYTES);
 	return sendto(fd, frame, size, 0, (struct sockaddr *)&to, sizeof(to)) < 0 ? -errno : 0;
 }
 
 /* A request for the own address from the own address (RFC 5227): caches that have it are renewed. */
-static int send_arp(const struct moving_address *address, const struct link *link)
+static int send_arp(int fd, const struct moving_address *address, const struct link *link)
 {
 	struct {
 		struct ether_header ethernet;
@@ -250,13 +248,12 @@ static int send_arp(const struct moving_address *address, const struct link *lin
 	memcpy(frame.arp.arp_sha, link->hardware, HARDWARE_BYTES);
 	memcpy(frame.arp.arp_spa, address->address, 4);
 	memcpy(frame.arp.arp_tpa, address->address, 4);
-	return send_frame(link, &frame, sizeof(frame));
+	return send_frame(fd, link, &frame, sizeof(frame));
 }
 
 /* To all nodes, with the override flag (RFC 4861, 7.2.6). The kernel fills in source address and checksum. */
-static int send_advertisement(const struct moving_address *address, const struct link *link)
+static int send_advertisement(int fd, const struct moving_address *address, const struct link *link)
 {
-	_cleanup_fd_ int fd = socket(AF_INET6, SOCK_RAW | SOCK_CLOEXEC, IPPROTO_ICMPV6);
 	struct {
 		struct nd_neighbor_advert advert;
 		struct nd_opt_hdr option;
@@ -274,23 +271,45 @@ static int send_advertisement(const struct moving_address *address, const struct
 	memcpy(packet.hardware, link->hardware, HARDWARE_BYTES);
 	inet_pton(AF_INET6, "ff02::1", &to.sin6_addr);
 	memcpy(&from.sin6_addr, address->address, ADDRESS_BYTES);
-	if (fd < 0 || setsockopt(fd, IPPROTO_IPV6, IPV6_MULTICAST_HOPS, &hops, sizeof(hops)) < 0 ||
+	if (setsockopt(fd, IPPROTO_IPV6, IPV6_MULTICAST_HOPS, &hops, sizeof(hops)) < 0 ||
 	    bind(fd, (struct sockaddr *)&from, sizeof(from)) < 0)
 		return -errno;
 	return sendto(fd, &packet, sizeof(packet), 0, (struct sockaddr *)&to, sizeof(to)) < 0 ? -errno : 0;
 }
 
+static void *close_fd(void *argument)
+{
+	close((int)(intptr_t)argument);
+	return NULL;
+}
+
+/* Who closes a packet socket waits for all processors (RCU), some 10 ms, and a tree waits for who announces. */
+static void close_in_background(int fd)
+{
+	pthread_t thread;
+
+	if (fd < 0)
+		return;
+	if (pthread_create(&thread, NULL, close_fd, (void *)(intptr_t)fd))
+		close(fd);
+	else
+		pthread_detach(thread);
+}
+
 int address_announce(struct failure *failure, const struct moving_address *address)
 {
-	_cleanup_fd_ int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	bool ipv4 = address->family == AF_INET;
+	int fd = ipv4 ? socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, 0)
+		      : socket(AF_INET6, SOCK_RAW | SOCK_CLOEXEC, IPPROTO_ICMPV6);
 	struct link link;
 	int result = fd < 0 ? -errno : read_link(fd, address, &link);
 
 	for (int i = 0; i < ANNOUNCEMENTS && result > 0; i++) {
-		int error = address->family == AF_INET ? send_arp(address, &link) : send_advertisement(address, &link);
+		int error = ipv4 ? send_arp(fd, address, &link) : send_advertisement(fd, address, &link);
 		if (error < 0)
 			result = error;
 	}
+	close_in_background(fd);
 	return result < 0 ? fail_address(failure, result, address, "cannot tell the neighbours where it is") : 0;
 }
 
@@ -326,8 +345,14 @@ int address_block(struct failure *failure, const struct moving_address *address,
 
 void address_unblock(struct address_block *block)
 {
+	char command[64];
+
 	if (!block)
 		return;
+	/* Removing what hooks into the network takes its time; rules do not. The table goes with its session. */
+	snprintf(command, sizeof(command), "flush table inet criu-address-%d", getpid());
+	if (block->session && !nft_session_run(block->session, command, false))
+		nft_session_leave(TAKE_POINTER(block->session));
 	nft_session_close(block->session);
 	free(block);
 }

@@ -312,6 +312,7 @@ struct cradle {
 	pid_t pid;
 	int socket_fd;
 	bool has_tree; /* the root exists and is complete */
+	pid_t criu;    /* that has let the tree run, and ends; 0 = it has not */
 };
 
 static int fail_gone(struct failure *failure)
@@ -424,10 +425,7 @@ int cradle_resume(struct cradle *cradle, struct failure *failure)
 	struct cradle_answer reply;
 	int error = ask(cradle, failure, CRADLE_RESUME, NULL, 0, 0, &reply);
 
-	/* Its criu has nothing left to do; nobody is to meet it in the tree's pid namespace. */
-	if (!error)
-		while (waitpid(reply.from, NULL, __WALL) < 0 && errno == EINTR)
-			;
+	cradle->criu = error ? 0 : reply.from;
 	return error;
 }
 
@@ -454,6 +452,9 @@ void cradle_release(struct cradle *cradle)
 {
 	if (!cradle)
 		return;
+	/* Nobody is to meet it in the tree's pid namespace. */
+	while (cradle->criu && waitpid(cradle->criu, NULL, __WALL) < 0 && errno == EINTR)
+		;
 	close(cradle->socket_fd);
 	free(cradle);
 }

@@ -196,6 +196,7 @@ int network_lock_keep(struct failure *failure, struct network_lock **lock, unsig
 	if (ret)
 		return ret;
 	log_info("network lock %s stays", (*lock)->name);
+	nft_session_leave(TAKE_POINTER((*lock)->nft));
 	lock_free(*lock);
 	*lock = NULL;
 	return 0;
@@ -210,6 +211,8 @@ void network_lock_drop(struct network_lock **lock)
 	snprintf(command, sizeof(command), "delete table inet %s", (*lock)->name);
 	if (nft_session_run((*lock)->nft, command, false))
 		log_warn("network lock %s: cannot be removed: %s", (*lock)->name, nft_session_error((*lock)->nft));
+	else
+		nft_session_leave(TAKE_POINTER((*lock)->nft));
 	lock_free(*lock);
 	*lock = NULL;
 }
@@ -228,7 +231,7 @@ int network_lock_probe(struct failure *failure)
 			    "ip saddr . tcp sport . ip daddr . tcp dport @tcp4 drop; }\n}\n",
 			    true))
 		ret = fail_nft(failure, nft, "cannot lock the network");
-	nft_session_close(nft);
+	nft_session_leave(nft);
 	return ret;
 }
 
@@ -271,7 +274,7 @@ int network_lock_list(int netns_fd, void (*found)(void *context, const char *nam
 	if (ret)
 		return ret;
 	if (nft_session_run(nft, "list tables inet", false)) {
-		nft_session_close(nft);
+		nft_session_leave(nft);
 		return -EIO;
 	}
 	output = xstrdup(nft_session_output(nft));
@@ -283,7 +286,7 @@ int network_lock_list(int netns_fd, void (*found)(void *context, const char *nam
 		else if (name)
 			found(context, name);
 	}
-	nft_session_close(nft);
+	nft_session_leave(nft);
 	return 0;
 }
 
@@ -314,7 +317,7 @@ static void forget_in(void *context, const char *name)
 	if (nft_session_run(nft, buffer, false))
 		log_warn("network lock %s still holds connections that were restored: %s", name,
 			 nft_session_error(nft));
-	nft_session_close(nft);
+	nft_session_leave(nft);
 }
 
 static void found_nothing(void *context, const char *name)
@@ -343,7 +346,7 @@ static int remove_table(int netns_fd, const char *table)
 	if (nft_session_run(nft, command, false)) {
 		ret = strstr(nft_session_error(nft), strerror(ENOENT)) ? -ENOENT : -EPERM;
 	}
-	nft_session_close(nft);
+	nft_session_leave(nft);
 	return ret;
 }
 

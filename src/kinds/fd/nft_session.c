@@ -26,6 +26,7 @@ enum session_state {
 	SESSION_IDLE,
 	SESSION_BUSY,
 	SESSION_CLOSING,
+	SESSION_LEFT, /* closing, and nobody waits for it */
 };
 
 struct nft_session {
@@ -85,16 +86,25 @@ static void set_state(struct nft_session *session, enum session_state state)
 	pthread_cond_broadcast(&session->changed);
 }
 
+static void free_session(struct nft_session *session)
+{
+	pthread_mutex_destroy(&session->mutex);
+	pthread_cond_destroy(&session->changed);
+	free(session->output);
+	free(session);
+}
+
 static void *session_main(void *argument)
 {
 	struct nft_session *session = argument;
+	bool left;
 	int ret;
 
 	pthread_mutex_lock(&session->mutex);
 	ret = enter(session);
 	session->result = ret;
 	set_state(session, SESSION_IDLE);
-	while (!ret && session->state != SESSION_CLOSING) {
+	while (!ret && session->state != SESSION_CLOSING && session->state != SESSION_LEFT) {
 		if (session->state == SESSION_BUSY) {
 			run_commands(session);
 			set_state(session, SESSION_IDLE);
@@ -104,7 +114,10 @@ static void *session_main(void *argument)
 	}
 	if (session->nft)
 		nft_ctx_free(session->nft);
+	left = session->state == SESSION_LEFT;
 	pthread_mutex_unlock(&session->mutex);
+	if (left)
+		free_session(session);
 	return NULL;
 }
 
@@ -112,14 +125,6 @@ static void wait_idle(struct nft_session *session)
 {
 	while (session->state != SESSION_IDLE)
 		pthread_cond_wait(&session->changed, &session->mutex);
-}
-
-static void free_session(struct nft_session *session)
-{
-	pthread_mutex_destroy(&session->mutex);
-	pthread_cond_destroy(&session->changed);
-	free(session->output);
-	free(session);
 }
 
 /* Signals are for the main thread. */
@@ -194,4 +199,15 @@ void nft_session_close(struct nft_session *session)
 	pthread_mutex_unlock(&session->mutex);
 	pthread_join(session->thread, NULL);
 	free_session(session);
+}
+
+void nft_session_leave(struct nft_session *session)
+{
+	if (!session)
+		return;
+	pthread_detach(session->thread);
+	/* It frees itself as soon as it can take the mutex, which is when a mutex may be destroyed. */
+	pthread_mutex_lock(&session->mutex);
+	set_state(session, SESSION_LEFT);
+	pthread_mutex_unlock(&session->mutex);
 }

@@ -19,5 +19,10 @@ int nft_session_run(struct nft_session *session, const char *commands, bool chec
 /* What the last commands printed, and why they failed, in one line. Valid until the next call. */
 const char *nft_session_output(const struct nft_session *session);
 const char *nft_session_error(const struct nft_session *session);
-/* Closes and frees it; nothing happens to NULL. */
+/* Closes and frees it; nothing happens to NULL. When it returns, the tables that the session owned are gone. */
 void nft_session_close(struct nft_session *session);
+/*
+ * The same in the background: the kernel lets whoever closes wait for all processors (RCU), some 20 ms. For a session
+ * that owns no table, or has deleted it.
+ */
+void nft_session_leave(struct nft_session *session);
