@@ -85,7 +85,7 @@ def roff(text):
     return text.replace("…", "...")
 
 
-def roff_option(option):
+def roff_option(option, with_verbs=True):
     names = [f"\\fB\\-{option.short}\\fR"] if option.short else []
     names.append("\\fB\\-\\-" + ("[no\\-]" if option.negatable else "") + roff(option.long) + "\\fR")
     heading = ", ".join(names)
@@ -94,10 +94,16 @@ def roff_option(option):
     elif option.argument == "OPTIONAL":
         heading += f"[=\\fI{roff(option.value)}\\fR]"
     verbs = ""
-    if "ALL_VERBS" not in option.verbs:
+    if with_verbs and "ALL_VERBS" not in option.verbs:
         names = sorted(verb.lower().replace("_", "-") for verb in option.verbs - {"PRE_DUMP", "SERVICE"})
         verbs = " (" + ", ".join(f"\\fB{name}\\fR" for name in names) + ")"
     return f".TP\n{heading}\n{roff(option.help[0].upper() + option.help[1:])}{verbs}."
+
+
+def roff_options_of(options, verb):
+    """Those that are not for every verb."""
+    return "\n".join(roff_option(option, with_verbs=False) for option in options
+                     if option.kind == "OPTION" and option.is_for(verb) and "ALL_VERBS" not in option.verbs)
 
 
 def man_marks(options, verbs):
@@ -110,6 +116,8 @@ def man_marks(options, verbs):
                               for verb in verbs if not verb.later),
         "LATER_COMMANDS": ", ".join(f"\\fB{roff(verb.name)}\\fR" for verb in verbs if verb.later),
         "OPTIONS": "\n".join(roff_option(option) for option in options if option.kind == "OPTION"),
+        "MIGRATE_OPTIONS": roff_options_of(options, "migrate"),
+        "RECEIVE_OPTIONS": roff_options_of(options, "receive"),
         "HARMLESS": "\n".join(roff_option(option) for option in options if option.kind == "HARMLESS"),
         "LATER": "\n".join(f".TP\nwith {roff(feature)}\n{', '.join(names)}" for feature, names in later.items()),
     }
