@@ -110,9 +110,10 @@ class RedisWrites(Redis):
     """As fast as it goes: many writes at a time, and what was acknowledged before is read again in turns."""
 
     BATCH, KEYS = 100, 50000
+    rate = 0  # writes a second; 0 = as many as there can be
 
     def work(self, number):
-        written, again = {}, 0
+        written, again, begin = {}, 0, time.monotonic()
         for start in itertools.count(0, self.BATCH):
             indices = [i % self.KEYS for i in range(start, start + self.BATCH)]
             reread = sorted(written)[again:again + self.BATCH] if start % (8 * self.BATCH) == 0 else []
@@ -126,6 +127,9 @@ class RedisWrites(Redis):
                 self.expect(self.answer(), b"%d" % (start + 1 if i in indices else written[i]))
             written.update((i, start + 1) for i in indices)
             yield
+            ahead = begin + start / self.rate - time.monotonic() if self.rate else 0
+            if ahead > 0:
+                time.sleep(ahead)
 
 
 class Memcached(Connection):
@@ -278,7 +282,9 @@ def main():
     parser.add_argument("--fill", type=int, metavar="KEYS")
     parser.add_argument("--verify", type=int, metavar="KEYS")
     parser.add_argument("--value-bytes", type=int, default=1000)
+    parser.add_argument("--writes-per-second", type=int, default=0)
     arguments = parser.parse_args()
+    RedisWrites.rate = arguments.writes_per_second
     load = Load(arguments)
     if arguments.fill or arguments.verify:
         try:

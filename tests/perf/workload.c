@@ -157,6 +157,34 @@ static struct area make_sparse(size_t bytes)
 	return area;
 }
 
+/* Sums up and changes one page after the other, in no order, and says every 50 ms how many it has done. */
+static void __attribute__((noreturn)) write_for_ever(size_t bytes)
+{
+	enum { PAGES_A_LOOK = 256, LOOK_NS = 50000000 };
+	uint64_t *words = map(bytes, 0), done = 0, last_ns = 0, sum = 0;
+	struct timespec now;
+
+	memset(words, 1, bytes);
+	puts("ready");
+	for (uint64_t seed = 1;;) {
+		for (int i = 0; i < PAGES_A_LOOK; i++) {
+			seed = seed * 6364136223846793005ULL + 1442695040888963407ULL;
+			uint64_t *page = words + (seed >> 20) % (bytes / PAGE) * (PAGE / 8);
+			for (size_t w = 0; w < PAGE / 8; w++)
+				sum += page[w];
+			page[seed % (PAGE / 8)] = sum;
+		}
+		done += PAGES_A_LOOK;
+		clock_gettime(CLOCK_MONOTONIC, &now);
+		uint64_t now_ns = (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+		if (now_ns - last_ns < LOOK_NS)
+			continue;
+		last_ns = now_ns;
+		printf("%lu %lu\n", now_ns, done);
+		fflush(stdout);
+	}
+}
+
 int main(int argc, char **argv)
 {
 	const char *kind = argc > 1 ? argv[1] : "";
@@ -168,6 +196,8 @@ int main(int argc, char **argv)
 	sigemptyset(&set);
 	sigaddset(&set, SIGUSR1);
 	sigprocmask(SIG_BLOCK, &set, NULL);
+	if (!strcmp(kind, "writer"))
+		write_for_ever(number * MIB);
 	if (!strcmp(kind, "memory") || !strcmp(kind, "huge"))
 		area = make_memory(number * MIB, kind[0] == 'h');
 	else if (!strcmp(kind, "tree"))
