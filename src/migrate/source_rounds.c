@@ -266,6 +266,7 @@ static int run_round(struct migration *migration, bool last)
 	dump.pre_dump = !last;
 	dump.lazy_pages = last && migration->post_copy;
 	dump.tracker = migration->tracker;
+	dump.tracking_ends = last;
 	dump.vm_flags = migration->vm_flags;
 	dump.shared_memory = migration->shared_memory;
 	dump.page_sink = &migration->sink.sink;

@@ -68,6 +68,7 @@ struct dump_options {
 	enum network_lock_method network_lock;
 	const struct action_scripts *scripts; /* may be NULL */
 	struct memory_tracker *tracker;       /* kinds/mem/track.h; NULL: memory is dumped in full */
+	bool tracking_ends;                   /* no dump with this tracker will follow: nothing is armed again */
 	struct shmem_tracker *shared_memory;  /* kinds/mem/shmem_track.h; NULL: shared memory comes in full */
 	bool pre_dump;                        /* only memory, while the tree runs; needs a tracker */
 	enum pre_dump_mode pre_dump_mode;     /* what the inventory of a pre-dump says */

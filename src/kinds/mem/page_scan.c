@@ -5,10 +5,11 @@
  * One PAGEMAP_SCAN walks a whole address space and gives the ranges of pages that are private to the mm (present or
  * swapped, not of a file, not the zero page); holes cost nothing.
  *
- * With a tracker (track.h) there are two: the first takes the marks of tracked memory and arms it again in the same
- * step, the second finds the rest. Only pages that exist are armed: with the holes a sparse mapping would fill with
- * page tables. A tracked page without a mark has not changed, with one exception: what MADV_DONTNEED leaves of an
- * armed private page of a file is a marker that looks like a swapped page. It is no page any more.
+ * With a tracker (track.h) there are two, but for the last one, which arms nothing: the first takes the marks of
+ * tracked memory and arms it again in the same step, the second finds the rest. Only pages that exist are armed: with
+ * the holes a sparse mapping would fill with page tables. A tracked page without a mark has not changed, with one
+ * exception: what MADV_DONTNEED leaves of an armed private page of a file is a marker that looks like a swapped page.
+ * It is no page any more.
  */
 #include <fcntl.h>
 #include <string.h>
@@ -16,6 +17,7 @@
 #include <sys/mman.h>
 
 #include "base/fd.h"
+#include "base/parallel.h"
 #include "kernel/uapi.h"
 #include "kinds/mem/mem_kind.h"
 #include "kinds/mem/memory.h"
@@ -26,6 +28,8 @@ enum {
 	PAGE_BYTES = 4096,
 	SCAN_REGIONS = 4096,
 	STRETCH_BYTES = 4 << 20, /* worth a question of its own */
+	PIECE_BYTES = 128 << 20, /* worth another thread: about a millisecond, if all pages are there */
+	MAX_PIECES = 256,
 };
 
 /* An entry of /proc/PID/pagemap of a page that is not present. */
@@ -197,30 +201,82 @@ static int scan_stretch(int pagemap_fd, struct pm_scan_arg *scan, struct region_
 	return 0;
 }
 
+/* What one call of a thread scans. */
+struct piece {
+	uint64_t start, end;
+	bool anonymous; /* of its stretch */
+	struct region_list found;
+	int error;
+};
+
+struct piece_list {
+	int pagemap_fd;
+	const struct pm_scan_arg *question;
+	struct piece *items;
+	size_t count, capacity;
+	bool large; /* some stretch is in several pieces */
+};
+
+/* Large stretches are cut, for all cores; reserved terabytes not into more pieces than that is worth. */
+static void cut_stretch(struct piece_list *pieces, uint64_t start, const struct stretch *stretch)
+{
+	uint64_t bytes = stretch->anonymous ? (stretch->end - start) / MAX_PIECES : UINT64_MAX;
+
+	if (bytes < PIECE_BYTES)
+		bytes = PIECE_BYTES;
+	bytes &= ~(uint64_t)(PIECE_BYTES - 1);
+	for (uint64_t at = start, end; at < stretch->end; at = end) {
+		end = bytes < stretch->end - at ? at + bytes : stretch->end;
+		pieces->large |= end < stretch->end;
+		ARRAY_GROW(pieces->items, pieces->count, pieces->capacity);
+		pieces->items[pieces->count++] =
+			(struct piece){.start = at, .end = end, .anonymous = stretch->anonymous};
+	}
+}
+
+static void scan_piece(void *context, size_t index)
+{
+	struct piece_list *pieces = context;
+	struct piece *piece = &pieces->items[index];
+	_cleanup_free_ struct page_region *regions = xrealloc_array(NULL, SCAN_REGIONS, sizeof(*regions));
+	uint64_t unwanted = PAGE_IS_PFNZERO | (piece->anonymous ? 0 : PAGE_IS_FILE);
+	struct pm_scan_arg scan = *pieces->question;
+
+	scan.size = sizeof(scan);
+	scan.start = piece->start;
+	scan.end = piece->end;
+	scan.vec = (uint64_t)regions;
+	scan.vec_len = SCAN_REGIONS;
+	scan.category_inverted |= unwanted;
+	scan.category_mask |= unwanted;
+	scan.category_anyof_mask = PAGE_IS_PRESENT | PAGE_IS_SWAPPED;
+	piece->error = scan_stretch(pieces->pagemap_fd, &scan, &piece->found);
+}
+
 /* The private pages of the whole address space that @question asks for. */
 static int scan_regions(const struct dump_task *task, int pagemap_fd, const struct pm_scan_arg *question,
 			struct region_list *list)
 {
-	_cleanup_free_ struct page_region *regions = malloc(SCAN_REGIONS * sizeof(*regions));
+	struct piece_list pieces = {.pagemap_fd = pagemap_fd, .question = question};
 	uint64_t start = 0;
 	size_t vma = 0;
-	int error = regions ? 0 : -ENOMEM;
+	int error = 0;
 
-	while (start < ADDRESS_SPACE_END && !error) {
+	while (start < ADDRESS_SPACE_END) {
 		const struct stretch stretch = find_stretch(task->mm, &vma, start);
-		uint64_t unwanted = PAGE_IS_PFNZERO | (stretch.anonymous ? 0 : PAGE_IS_FILE);
-		struct pm_scan_arg scan = *question;
-		scan.size = sizeof(scan);
-		scan.start = start;
-		scan.end = stretch.end;
-		scan.vec = (uint64_t)regions;
-		scan.vec_len = SCAN_REGIONS;
-		scan.category_inverted |= unwanted;
-		scan.category_mask |= unwanted;
-		scan.category_anyof_mask = PAGE_IS_PRESENT | PAGE_IS_SWAPPED;
-		error = scan_stretch(pagemap_fd, &scan, list);
+		cut_stretch(&pieces, start, &stretch);
 		start = stretch.end;
 	}
+	parallel_for(pieces.count, pieces.large ? 1 : SIZE_MAX, scan_piece, &pieces);
+	for (size_t i = 0; i < pieces.count; i++) {
+		const struct piece *piece = &pieces.items[i];
+		if (!error)
+			error = piece->error;
+		for (size_t r = 0; r < piece->found.count; r++)
+			add_region(list, &piece->found.items[r]);
+		free(piece->found.items);
+	}
+	free(pieces.items);
 	return error;
 }
 
@@ -233,6 +289,18 @@ static void merge_regions(struct region_list *into, const struct region_list *le
 		bool from_left = r == right->count || (l < left->count && left->items[l].start < right->items[r].start);
 		add_region(into, from_left ? &left->items[l++] : &right->items[r++]);
 	}
+}
+
+/* The same without arming again: one look at each page. */
+static int scan_tracked_at_last(const struct dump_task *task, int pagemap_fd, uint64_t known_categories,
+				struct region_list *list)
+{
+	const struct pm_scan_arg scan = {
+		.return_mask = (PAGE_IS_WPALLOWED | PAGE_IS_WRITTEN | PAGE_IS_HUGE | PAGE_IS_SWAPPED | PAGE_IS_GUARD) &
+			       known_categories,
+	};
+
+	return scan_regions(task, pagemap_fd, &scan, list);
 }
 
 /* Of tracked memory the marks are taken and set anew, of the rest nothing is changed. */
@@ -284,6 +352,10 @@ static int scan_with(struct dump *dump, const struct dump_task *task, int pagema
 		     uint64_t known_categories, struct region_list *list)
 {
 	list->count = 0;
+	if (tracked && dump->options->tracking_ends) {
+		tracker_arming(dump);
+		return scan_tracked_at_last(task, pagemap_fd, known_categories, list);
+	}
 	return tracked ? scan_tracked(dump, task, pagemap_fd, known_categories, list)
 		       : scan_plain(task, pagemap_fd, known_categories, list);
 }
