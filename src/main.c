@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "cmd/command.h"
+#include "cmd/option_check.h"
 #include "cmd/options.h"
 #include "cmd/verbs.h"
 
@@ -39,6 +40,8 @@ static int check_usage(struct command *command, const struct options *options)
 			    "is not part of this release, it comes with %s", verb->later);
 	}
 	int r = options_refuse_later(options, failure);
+	if (!r)
+		r = options_check(options, verb, failure);
 	if (r < 0)
 		return r;
 	if (verb->needs_tree && !options->tree)

@@ -105,11 +105,12 @@ static int dump_to_server(struct command *command, struct dump_options *dump_opt
 {
 	static const struct dump_steps steps = {.written = finish_pages};
 	struct remote_dump remote = {.command = command};
-	struct page_link_options link;
+	_cleanup_page_link_options_ struct page_link_options link = {};
 	size_t blockers;
 
-	page_link_options_fill(command->options, &link);
-	int error = page_client_open(&link, &command->failure, &remote.client);
+	int error = page_link_options_load(command, &link);
+	if (!error)
+		error = page_client_open(&link, &command->failure, &remote.client);
 	if (error < 0)
 		return error;
 	dump_options->page_sink = page_client_sink(remote.client);
@@ -159,15 +160,16 @@ static int dump_lazily(struct command *command, struct dump_options *dump_option
 	static const struct dump_steps steps = {.written = note_pages};
 	struct lazy_dumping own = {.command = command};
 	_cleanup_fd_ int listen_fd = -1;
-	struct page_link_options link;
+	_cleanup_page_link_options_ struct page_link_options link = {};
 	uint16_t port = 0;
 	size_t blockers;
 
 	if (dump_options->end_state != DUMP_END_KILL)
 		return fail(&command->failure, EINVAL, "usage", "--lazy-pages", NULL,
 			    "ends the tree: it cannot be with --leave-running or --leave-stopped");
-	page_link_options_fill(command->options, &link);
-	int error = page_link_listen(&link, &command->failure, &listen_fd, &port);
+	int error = page_link_options_load(command, &link);
+	if (!error)
+		error = page_link_listen(&link, &command->failure, &listen_fd, &port);
 	if (error < 0)
 		return error;
 	own.lazy = lazy_dump_new();

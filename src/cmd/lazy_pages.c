@@ -26,11 +26,10 @@ int verb_lazy_pages(struct command *command)
 	const struct lazy_daemon_options daemon = {
 		.stop_fd = -1, .work_dirfd = command->work_dirfd, .ready = tell_ready, .context = &own};
 	struct stream *stream = NULL;
-	struct page_link_options link;
-	int error = 0;
+	_cleanup_page_link_options_ struct page_link_options link = {};
 
-	page_link_options_fill(options, &link);
-	if (options->page_server || options->ps_socket >= 0)
+	int error = page_link_options_load(command, &link);
+	if (!error && (options->page_server || options->ps_socket >= 0))
 		error = page_link_connect(&link, &command->failure, &stream);
 	if (!error)
 		error = daemon_begin(command, &own.daemon_fd);

@@ -49,6 +49,25 @@ const struct option_row option_rows[] = {
 #include "cmd/options.def"
 };
 const size_t option_row_count = ARRAY_SIZE(option_rows);
+_Static_assert(ARRAY_SIZE(option_rows) <= OPTION_SET_WORDS * OPTION_SET_WORD_BITS, "each option has a bit in a set");
+
+static void set_change(struct option_set *set, const struct option_row *row, bool member)
+{
+	size_t index = (size_t)(row - option_rows);
+	uint64_t bit = UINT64_C(1) << index % OPTION_SET_WORD_BITS;
+
+	if (member)
+		set->words[index / OPTION_SET_WORD_BITS] |= bit;
+	else
+		set->words[index / OPTION_SET_WORD_BITS] &= ~bit;
+}
+
+bool option_set_has(const struct option_set *set, const struct option_row *row)
+{
+	size_t index = (size_t)(row - option_rows);
+
+	return set->words[index / OPTION_SET_WORD_BITS] >> index % OPTION_SET_WORD_BITS & 1;
+}
 
 void options_init(struct options *options)
 {
@@ -80,7 +99,7 @@ void options_free(struct options *options)
 	free(options->features.items);
 }
 
-static const struct option_row *find_row(const char *name)
+const struct option_row *option_find(const char *name)
 {
 	for (size_t i = 0; i < option_row_count; i++)
 		if (!strcmp(option_rows[i].name, name))
@@ -110,6 +129,7 @@ static int apply(struct options *options, unsigned verb, const struct option_row
 {
 	void *field = (char *)options + row->field_offset;
 
+	set_change(&options->given, row, !negated);
 	if (row->later) {
 		if (!negated && (row->verbs & verb) && !options->later)
 			options->later = row;
@@ -127,11 +147,11 @@ static int apply(struct options *options, unsigned verb, const struct option_row
 
 int options_set(struct options *options, unsigned verb, const char *name, const char *value, struct failure *failure)
 {
-	const struct option_row *row = find_row(name);
+	const struct option_row *row = option_find(name);
 	bool negated = false;
 
 	if (!row && !strncmp(name, "no-", NO_NAME)) {
-		row = find_row(name + NO_NAME);
+		row = option_find(name + NO_NAME);
 		negated = row && row->negatable;
 		if (!negated)
 			row = NULL;
@@ -223,6 +243,7 @@ static int walk(int argc, char **argv, struct options *options, const struct get
 		int r = apply(options, verb, row, negated, optarg, failure);
 		if (r < 0)
 			return r;
+		set_change(&options->commanded, row, !negated);
 	}
 	options->verb = optind < argc ? argv[optind] : NULL;
 	options->positional = argv + (optind < argc ? optind + 1 : argc);

@@ -28,6 +28,7 @@ enum verb_bit {
 	VERB_RECEIVE = 1 << 10,
 	VERB_PAGE_SERVER = 1 << 11,
 	VERB_LAZY_PAGES = 1 << 12,
+	VERB_DEDUP = 1 << 13,
 	VERB_ALL_VERBS = ~0,
 };
 
@@ -43,7 +44,16 @@ struct text_list {
 
 struct option_row;
 
+/* Rows of option_rows, one bit each. */
+enum { OPTION_SET_WORDS = 4, OPTION_SET_WORD_BITS = 64 };
+struct option_set {
+	uint64_t words[OPTION_SET_WORDS];
+};
+
 struct options {
+	struct option_set commanded; /* by the command line; a --no- form takes its option out */
+	struct option_set given;     /* by the command line or a config file */
+
 	/* Which tree, which images */
 	pid_t tree;             /* 0 = not given */
 	const char *images_dir; /* NULL = not given */
@@ -95,7 +105,7 @@ struct options {
 	const char *join;
 
 	/* Page servers */
-	bool page_server, lazy_pages, daemon;
+	bool page_server, lazy_pages, daemon, stream;
 	unsigned port; /* 0 = not given */
 	int ps_socket; /* -1 = not given */
 	int status_fd; /* -1 = not given */
@@ -148,6 +158,10 @@ struct option_row {
 
 extern const struct option_row option_rows[];
 extern const size_t option_row_count;
+
+/* The row of a long name, or NULL. */
+const struct option_row *option_find(const char *name);
+bool option_set_has(const struct option_set *set, const struct option_row *row);
 
 /*
  * Reads the config files and the command line. @argv may be permuted. Strings of *ret_options point into @argv and

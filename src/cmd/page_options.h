@@ -5,8 +5,14 @@
 #include "cmd/command.h"
 #include "migrate/page_link.h"
 
-/* Strings stay those of @options. */
-void page_link_options_fill(const struct options *options, struct page_link_options *ret_link);
+/*
+ * Certificates are loaded, so that a wrong one is told before anything is stopped or served. Strings stay those of the
+ * command's options. page_link_options_free() frees the rest.
+ * Returns 0 or a failure.
+ */
+int page_link_options_load(struct command *command, struct page_link_options *ret_link);
+void page_link_options_free(struct page_link_options *link);
+#define _cleanup_page_link_options_ __attribute__((cleanup(page_link_options_free)))
 /*
  * Says that a server is ready: the zero byte of --status-fd, and, if @port was not asked for, its number on standard
  * output.
@@ -14,7 +20,8 @@ void page_link_options_fill(const struct options *options, struct page_link_opti
 void server_ready(const struct options *options, unsigned port);
 /*
  * --daemon: forks; returns in the child, whose standard streams lead nowhere but for a log. The parent returns to the
- * shell when the child has called daemon_ready(), or fails when it ends before. Nothing happens without --daemon.
+ * shell when the child has called daemon_ready(), or fails when it ends before. Nothing is forked without --daemon.
+ * --pidfile: writes the pid of the process that serves.
  * @ret_fd  for daemon_ready()
  * Returns 0 or a failure.
  */

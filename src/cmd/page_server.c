@@ -10,14 +10,15 @@
 int verb_page_server(struct command *command)
 {
 	const struct options *options = command->options;
+	_cleanup_page_link_options_ struct page_link_options link = {};
 	_cleanup_stream_ struct stream *stream = NULL;
 	_cleanup_fd_ int listen_fd = -1;
-	struct page_link_options link;
 	uint16_t port = 0;
 	int daemon_fd;
 
-	page_link_options_fill(options, &link);
-	int error = tracking_link_previous(command);
+	int error = page_link_options_load(command, &link);
+	if (!error)
+		error = tracking_link_previous(command);
 	if (!error)
 		error = page_link_listen(&link, &command->failure, &listen_fd, &port);
 	if (!error)
@@ -29,5 +30,7 @@ int verb_page_server(struct command *command)
 	error = page_link_accept(&link, listen_fd, &command->failure, &stream);
 	if (!error)
 		error = page_server_run(stream, command->images_dirfd, &command->failure);
+	if (!error && options->auto_dedup && options->prev_images_dir)
+		error = verb_dedup(command);
 	return error;
 }

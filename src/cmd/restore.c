@@ -48,6 +48,10 @@ static int check_usage(struct command *command)
 	if (options->leave_stopped && !options->restore_detached && !options->exec_command)
 		return fail(&command->failure, EINVAL, "usage", "--leave-stopped", "add --restore-detached",
 			    "criu would wait for a tree that does not run");
+	if (options->auto_dedup && options->lazy_pages)
+		return fail(&command->failure, EINVAL, "usage", "--auto-dedup",
+			    "remove the images when `criu lazy-pages` has ended",
+			    "contradicts --lazy-pages: the pages are needed after the tree runs");
 	if (options->restore_sibling && !options->restore_detached)
 		return fail(&command->failure, EINVAL, "usage", "--restore-sibling", "add --restore-detached",
 			    "criu cannot wait for a sibling");
@@ -105,7 +109,7 @@ int verb_restore(struct command *command)
 	r = restore_run(&restore_options, &command->failure, &status);
 	progress_end(&command->progress);
 	/* Only now: a restore that fails must leave its images. */
-	if (!r && options->auto_dedup)
+	if (!r && options->auto_dedup && !options->show_plan)
 		r = images_dedup(command->images_dirfd, true, &command->failure, &(uint64_t){0});
 	if (r < 0)
 		return r;

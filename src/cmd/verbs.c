@@ -12,7 +12,7 @@ const struct verb verbs[] = {
 	 "write the memory of a tree while it runs, for a dump that follows"},
 	{"restore", VERB_RESTORE, VERB_IMAGES_READ, false, verb_restore, NULL, "[-- COMMAND…]",
 	 "make the tree again from its images"},
-	{"dedup", 0, VERB_IMAGES_READ, false, verb_dedup, NULL, "",
+	{"dedup", VERB_DEDUP, VERB_IMAGES_READ, false, verb_dedup, NULL, "",
 	 "free the room of pages in parent images that newer images replace"},
 	{"kill", VERB_KILL, VERB_IMAGES_IF_GIVEN, true, verb_kill, NULL, "",
 	 "end a tree that `dump --leave-stopped` left"},

@@ -11,28 +11,26 @@
 #include "base/fd.h"
 #include "base/log.h"
 #include "migrate/stream.h"
+#include "migrate/tls.h"
 
 enum { CONNECT_WAIT_MS = 10000, BACKLOG = 4 };
 
 static int secure(const struct page_link_options *options, bool server, struct failure *failure, struct stream **stream)
 {
-	struct tls_credentials *credentials = NULL;
-
-	if (!options->tls)
-		return 0;
-	int error = tls_credentials_load(&options->tls_options, failure, &credentials);
-	if (!error)
-		error = tls_start(stream, credentials, server, server ? NULL : options->address, failure);
-	/* The stream goes on using them until it ends with this process. */
-	if (error)
-		tls_credentials_free(&credentials);
-	return error;
+	return options->credentials
+		       ? tls_start(stream, options->credentials, server, server ? NULL : options->address, failure)
+		       : 0;
 }
 
 static int take_socket(const struct page_link_options *options, struct failure *failure, struct stream **ret_stream)
 {
+	struct sockaddr_storage name;
+	socklen_t size = sizeof(name);
 	char object[32];
-	int fd = fcntl(options->socket_fd, F_DUPFD_CLOEXEC, 3);
+	/* Refuses what is no socket, or one that nobody has connected. */
+	int fd = getpeername(options->socket_fd, (struct sockaddr *)&name, &size) < 0
+			 ? -1
+			 : fcntl(options->socket_fd, F_DUPFD_CLOEXEC, 3);
 	int error = fd < 0 ? -errno : stream_from_fds(fd, fd, "the other end of --ps-socket", ret_stream);
 
 	snprintf(object, sizeof(object), "--ps-socket %d", options->socket_fd);
@@ -106,7 +104,7 @@ int page_link_listen(const struct page_link_options *options, struct failure *fa
 			    gai_strerror(error));
 	for (const struct addrinfo *info = list; info && fd < 0; info = info->ai_next) {
 		fd = listen_at(info, ret_port);
-		if (fd >= 0 && !options->tls && !is_loopback(info->ai_addr))
+		if (fd >= 0 && !options->credentials && !is_loopback(info->ai_addr))
 			log_warn("%s: whoever reaches it can read or send memory; use --tls, or --address 127.0.0.1",
 				 object);
 	}

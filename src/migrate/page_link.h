@@ -2,20 +2,18 @@
 /* Connections of page servers: TCP with or without TLS, or a descriptor that the caller of criu has connected. */
 #pragma once
 
-#include <stdbool.h>
 #include <stdint.h>
 
 #include "base/fail.h"
-#include "migrate/tls.h"
 
 struct stream;
+struct tls_credentials;
 
 struct page_link_options {
-	const char *address; /* NULL: loopback for a client, all addresses for a server */
-	uint16_t port;       /* 0: a server takes any; a client needs one */
-	int socket_fd;       /* --ps-socket: a connected socket; -1 = none */
-	bool tls;
-	struct tls_options tls_options;
+	const char *address;                       /* NULL: loopback for a client, all addresses for a server */
+	uint16_t port;                             /* 0: a server takes any; a client needs one */
+	int socket_fd;                             /* --ps-socket: a connected socket; -1 = none */
+	const struct tls_credentials *credentials; /* TLS, with these, which live as long as the link; NULL = none */
 };
 
 /* Connects to the server. Returns 0 or a failure. */

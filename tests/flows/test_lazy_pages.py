@@ -8,7 +8,7 @@ import threading
 
 import hosts
 import pytest
-from test_page_server import request
+from page_servers import request, start_program, start_ready
 
 MEGABYTES = 24
 # One page in two has content. After the signal every way to miss a page is tried before all of it is checked.
@@ -57,25 +57,6 @@ print("good", flush=True)
 """ % MEGABYTES
 
 
-def start_program(host, output):
-    output.touch()
-    process = host.start(["/usr/bin/python3", "-c", PROGRAM], output=output)
-    hosts.wait_until(lambda: "ready" in output.read_text(), explain=output.read_text)
-    return process
-
-
-def start_ready(host, log, *arguments):
-    """A server, which has said through --status-fd that it is ready."""
-    ready = log.parent / f"{log.name}.ready"
-    log.touch()
-    words = " ".join(str(word) for word in (hosts.CRIU, *arguments))
-    process = host.start(None, output=log, shell=f"sh -c 'exec 7>{ready}; exec {words} --status-fd 7'")
-    hosts.wait_until(lambda: (ready.exists() and ready.stat().st_size) or process.tag in host.ended,
-                     explain=log.read_text)
-    assert ready.read_bytes() == b"\0"
-    return process
-
-
 def finish(host, process, output):
     assert host.kill(process.pid, signal.SIGUSR1)
     host.wait_empty()
@@ -85,7 +66,7 @@ def finish(host, process, output):
 def test_local_images(directory):
     output, images = directory / "output", directory / "images"
     with hosts.Host() as host:
-        process = start_program(host, output)
+        process = start_program(host, PROGRAM, output)
         hosts.Criu(host).dump(process.pid, images)
         host.wait_empty()
         start_ready(host, directory / "daemon", "lazy-pages", "-D", images, "-v3")
@@ -99,12 +80,10 @@ def lazy_dump(host, process, images, log):
     return source, int(log.read_text().split()[0])
 
 
-
-
 def test_remote_page_server(directory):
     output, images = directory / "output", directory / "images"
     with hosts.Host() as host, hosts.Host(first_free_pid=hosts.Host.RECEIVER) as receiver:
-        process = start_program(host, output)
+        process = start_program(host, PROGRAM, output)
         source, port = lazy_dump(host, process, images, directory / "source")
         pages = sum(path.stat().st_blocks * 512 for path in images.glob("pages-*"))
         assert pages < MEGABYTES << 18, "the images hold memory that was to stay"
@@ -119,7 +98,7 @@ def test_remote_page_server(directory):
 def test_restore_without_daemon(directory):
     output, images = directory / "output", directory / "images"
     with hosts.Host() as host:
-        process = start_program(host, output)
+        process = start_program(host, PROGRAM, output)
         hosts.Criu(host).dump(process.pid, images)
         host.wait_empty()
         result = hosts.Criu(host).run("restore", process.pid, images, "-d", "--lazy-pages")
@@ -157,7 +136,7 @@ def test_daemon_lost_in_the_middle(directory, how):
     """The tree waits for its memory; a new daemon brings the rest."""
     output, images = directory / "output", directory / "images"
     with hosts.Host() as host, hosts.Host(first_free_pid=hosts.Host.RECEIVER) as receiver:
-        process = start_program(host, output)
+        process = start_program(host, PROGRAM, output)
         source, port = lazy_dump(host, process, images, directory / "source")
         relay = Relay(port, 6 << 20)
         thread = threading.Thread(target=relay.run)
@@ -195,7 +174,7 @@ def test_hostile_page_server(directory, name):
     """One line, and the restore fails or waits: nothing runs on memory that is none of its own."""
     output, images = directory / "output", directory / "images"
     with hosts.Host() as host, contextlib.closing(socket.create_server(("127.0.0.1", 0))) as listener:
-        process = start_program(host, output)
+        process = start_program(host, PROGRAM, output)
         source, _ = lazy_dump(host, process, images, directory / "source")
         receiver = hosts.Host(first_free_pid=hosts.Host.RECEIVER)
         with receiver:

@@ -4,10 +4,10 @@ import contextlib
 import os
 import signal
 import socket
-import struct
 
 import hosts
 import pytest
+from page_servers import Server, request, start_program
 
 # Checks every byte when it is asked to.
 PROGRAM = """
@@ -27,37 +27,16 @@ print("good", flush=True)
 """
 
 
-def start_program(host, output):
-    output.touch()
-    process = host.start(["/usr/bin/python3", "-c", PROGRAM], output=output)
-    hosts.wait_until(lambda: "ready" in output.read_text(), explain=output.read_text)
-    return process
-
-
-class Server:
-    """A page server whose other end of the connection is `socket`."""
-
-    def __init__(self, host, images):
-        images.mkdir()
-        self.log = images.parent / "server.log"
-        self.log.touch()
-        self.process = host.start([hosts.CRIU, "page-server", "--images-dir", images, "--address", "127.0.0.1"],
-                                  output=self.log)
-        hosts.wait_until(lambda: self.log.read_text().strip(), explain=self.log.read_text)
-        self.port = int(self.log.read_text().split()[0])
-
-
 def test_dump_to_page_server(directory):
     output = directory / "output"
     with hosts.Host() as host:
-        process = start_program(host, output)
+        process = start_program(host, PROGRAM, output)
         server = Server(host, directory / "pages")
         images = directory / "images"
-        hosts.Criu(host).dump(process.pid, images, "--page-server", "--address", "127.0.0.1", "--port", server.port)
-        assert server.process.wait().status == 0, server.log.read_text()
+        hosts.Criu(host).dump(process.pid, images, *server.reach)
+        server.good()
         assert not list(images.glob("pages-*")), "pages were written on the dump's side too"
-        for path in (directory / "pages").iterdir():
-            path.rename(images / path.name)
+        server.give_pages(images)
         host.wait_empty()
         hosts.Criu(host).restore(process.pid, images)
         assert host.kill(process.pid, signal.SIGUSR1)
@@ -68,7 +47,7 @@ def test_dump_to_page_server(directory):
 def test_dump_without_server_leaves_tree(directory):
     output = directory / "output"
     with hosts.Host() as host:
-        process = start_program(host, output)
+        process = start_program(host, PROGRAM, output)
         (directory / "images").mkdir()
         result = host.run([hosts.CRIU, "dump", "-t", process.pid, "-D", directory / "images", "--page-server",
                            "--address", "127.0.0.1", "--port", "1"])
@@ -76,10 +55,6 @@ def test_dump_without_server_leaves_tree(directory):
         assert host.kill(process.pid, signal.SIGUSR1)
         host.wait_empty()
         assert "good" in output.read_text(), output.read_text()
-
-
-def request(command, flags=0, pages=0, address=0, destination=5 << 8 | 1):
-    return struct.pack("<HHIQQQ", command, flags, 0, pages, address, destination)
 
 
 OPEN, ADD, ADD_FLAGS, GET, HOLE = 3, 1, 6, 7, 2
@@ -114,7 +89,7 @@ def test_hostile_client(directory, name):
             with contextlib.suppress(OSError):
                 link.sendall(HOSTILE[name])
                 link.shutdown(socket.SHUT_WR)
-            assert server.process.wait().status == 1
-        lines = server.log.read_text().splitlines()[1:]
+            status, lines = server.wait()
+            assert status == 1
         assert len(lines) == 1 and lines[0].startswith("criu: "), lines
         assert not os.listdir(directory / "pages")

@@ -7,6 +7,7 @@
 
 #include "base/fd.h"
 #include "base/log.h"
+#include "cmd/option_check.h"
 #include "cmd/option_values.h"
 #include "cmd/options.h"
 
@@ -330,20 +331,76 @@ static void test_later_features(void **state)
 	struct parsed parsed;
 	char line[256];
 
-	parse(&parsed, "dump -t 5 --stream --tls");
+	parse(&parsed, "dump -t 5 --root / --tls");
 	assert_int_equal(parsed.result, 0);
 	assert_int_equal(options_refuse_later(&parsed.options, &parsed.failure), -EOPNOTSUPP);
 	assert_string_equal(failure_line(&parsed.failure, line, sizeof(line)),
-			    "--stream: comes with migration; see README, what is supported");
+			    "--root: comes with containers; see README, what is supported");
 	finish(&parsed);
 	/* A verb that does not look at the option is not stopped by it. */
-	parse(&parsed, "show --stream --manage-cgroups=full");
+	parse(&parsed, "show --veth-pair a=b --manage-cgroups=full");
 	assert_int_equal(parsed.result, 0);
 	assert_int_equal(options_refuse_later(&parsed.options, &parsed.failure), 0);
 	finish(&parsed);
-	parse(&parsed, "dump --manage-cgroups=ignore --evasive-devices --force-irmap --no-stream");
+	parse(&parsed, "dump --manage-cgroups=ignore --evasive-devices --force-irmap --no-weak-sysctls");
 	assert_int_equal(options_refuse_later(&parsed.options, &parsed.failure), 0);
 	finish(&parsed);
+}
+
+/* The failure of a line, "" if it has none. */
+static void check_line(const char *line, const char *wanted)
+{
+	struct parsed parsed;
+	char text[400];
+
+	parse(&parsed, line);
+	assert_int_equal(parsed.result, 0);
+	int r = options_check(&parsed.options, verb_find(parsed.options.verb), &parsed.failure);
+	assert_int_equal(r < 0, *wanted != 0);
+	assert_string_equal(r < 0 ? failure_line(&parsed.failure, text, sizeof(text)) : "", wanted);
+	finish(&parsed);
+}
+
+/* What would do nothing is told; what asks for what happens anyway passes. */
+static void test_options_without_effect(void **state)
+{
+	check_line("dump -t 5 --tls", "--tls: has no effect alone; add --page-server to send memory to a server, or "
+				      "--lazy-pages to serve it");
+	check_line("dump -t 5 --page-server --port 9 --tls --tls-key k", "");
+	check_line("dump -t 5 --lazy-pages --port 9 --status-fd 3 --tls", "");
+	check_line("dump -t 5 --page-server --no-tls --tls-key k", "--tls-key: has no effect alone; add --tls");
+	check_line("dump -t 5 --status-fd 3",
+		   "--status-fd: has no effect alone; only a dump with --lazy-pages serves anything");
+	check_line("pre-dump -t 5 --address 10.0.0.2", "--address: has no effect alone; add --page-server");
+	check_line("lazy-pages --address 10.0.0.2 --port 9",
+		   "--address: has no effect alone; add --page-server; without it memory comes from the images");
+	check_line("dump -t 5 --page-server --lazy-pages --port 9",
+		   "--page-server: contradicts --lazy-pages; send the memory to a server that waits, or keep it and "
+		   "serve it: give one of the two");
+	check_line("page-server --port 9 --ps-socket 3",
+		   "--port: contradicts --ps-socket; the descriptor is the connection");
+	check_line("restore --track-mem", "--track-mem: has no effect on restore; it is an option of dump, pre-dump");
+	check_line("restore --tls", "--tls: has no effect on restore; it is an option of dump, pre-dump, receive, "
+				    "page-server, lazy-pages");
+	check_line("dump -t 5 --no-track-mem --no-restore-detached", "");
+	check_line("restore --force-irmap", "");
+	check_line("dedup -D x --json", "");
+	check_line("migrate -t 5 --psk-file k tcp://b",
+		   "--psk-file: has no effect on this way to the other machine; it "
+		   "is for addresses that begin with tls://");
+	check_line("migrate -t 5 --psk-file k tls://b", "");
+	check_line("receive --stdio --listen b:1",
+		   "--stdio: contradicts --listen; ssh is the connection, and encrypts it");
+	check_line("dump -t 5 --stream", "--stream: the protocol of image streamers is not known to this criu; `criu "
+					 "migrate` moves a tree without files; or put the images on a tmpfs");
+	/* lxc-checkpoint's, as far as they are not for containers. */
+	check_line(
+		"pre-dump --tcp-established --file-locks --link-remap -D I -o I/dump.log -v4 -t 5 --skip-in-flight "
+		"--force-irmap --track-mem --leave-running --ghost-limit 1M --page-server --address 10.0.0.2 --port 9",
+		"");
+	check_line("restore --tcp-established --file-locks --link-remap -D I -o I/restore.log -v4 --restore-detached "
+		   "--restore-sibling",
+		   "");
 }
 
 static void test_sizes(void **state)
@@ -376,6 +433,7 @@ int main(void)
 		cmocka_unit_test(test_names_are_unique),
 		cmocka_unit_test(test_lxc_command_lines),
 		cmocka_unit_test(test_later_features),
+		cmocka_unit_test(test_options_without_effect),
 		cmocka_unit_test(test_sizes),
 	};
 

@@ -10,6 +10,7 @@ import sys
 import pytest
 
 import moving
+from certificates import make_authority, make_certificate, tls_options
 from program import Program
 
 import hosts
@@ -54,29 +55,6 @@ def runs_here(pair, program):
 
 
 # ---- TLS ----
-
-def openssl(directory, *arguments):
-    subprocess.run(["openssl", *arguments], cwd=directory, check=True, capture_output=True)
-
-
-def make_authority(directory, name):
-    openssl(directory, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
-            "-subj", f"/CN={name}", "-keyout", f"{name}.key", "-out", f"{name}.pem")
-
-
-def make_certificate(directory, authority, name, address):
-    (directory / f"{name}.ext").write_text(f"subjectAltName=IP:{address}")
-    openssl(directory, "req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", f"/CN={name}",
-            "-keyout", f"{name}.key", "-out", f"{name}.csr")
-    openssl(directory, "x509", "-req", "-in", f"{name}.csr", "-CA", f"{authority}.pem", "-CAkey", f"{authority}.key",
-            "-CAcreateserial", "-days", "2", "-extfile", f"{name}.ext", "-out", f"{name}.pem")
-    os.chmod(directory / f"{name}.key", 0o600)
-
-
-def tls_options(directory, authority, name):
-    return ["--tls-cacert", directory / f"{authority}.pem", "--tls-cert", directory / f"{name}.pem",
-            "--tls-key", directory / f"{name}.key"]
-
 
 def test_certificates(pair, program, tmp_path):
     here, there = pair.hosts
