@@ -6,8 +6,9 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
+
+#include "base/clock.h"
 
 static struct {
 	int fd;
@@ -18,19 +19,11 @@ static struct {
 	const char *split_name; /* NULL = one log for all */
 } log_state = {.fd = -1, .level = LOG_LEVEL_WARN};
 
-static uint64_t now_us(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000;
-}
-
 void log_setup(int fd, enum log_level level)
 {
 	log_state.fd = fd;
 	log_state.level = level;
-	log_state.start_us = now_us();
+	log_state.start_us = clock_now_us();
 }
 
 void log_move(int fd)
@@ -74,7 +67,7 @@ void log_line(enum log_level level, const char *file, int line, const char *form
 {
 	static const char *const word[] = {[LOG_LEVEL_ERROR] = "Error", [LOG_LEVEL_WARN] = "Warn "};
 	char text[1280];
-	uint64_t age = now_us() - log_state.start_us;
+	uint64_t age = clock_now_us() - log_state.start_us;
 	va_list arguments;
 	int used = snprintf(text, sizeof(text), "(%02u.%06u) ", (unsigned)(age / 1000000), (unsigned)(age % 1000000));
 

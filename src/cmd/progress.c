@@ -8,19 +8,12 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
+
+#include "base/clock.h"
 
 enum { BAR_WIDTH = 30 };
 
 static const uint64_t SECOND_NS = 1000000000, REDRAW_NS = 100000000;
-
-static uint64_t now_ns(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * SECOND_NS + (uint64_t)now.tv_nsec;
-}
 
 static void draw(const struct progress *progress, uint64_t age_ns)
 {
@@ -58,7 +51,7 @@ static bool enter_stage(struct progress_display *display, const char *stage, uin
 void progress_show(void *context, const struct progress *progress)
 {
 	struct progress_display *display = context;
-	uint64_t now = now_ns();
+	uint64_t now = clock_now_ns();
 	bool entered = enter_stage(display, progress->stage, now);
 
 	if (display->json) {

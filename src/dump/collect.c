@@ -60,6 +60,20 @@ static int collect_auxv(struct dump *dump, struct dump_task *task)
 	return 0;
 }
 
+void collect_borders(MmEntry *mm, const struct proc_stat *stat)
+{
+	mm->mm_start_code = stat->start_code;
+	mm->mm_end_code = stat->end_code;
+	mm->mm_start_data = stat->start_data;
+	mm->mm_end_data = stat->end_data;
+	mm->mm_start_stack = stat->start_stack;
+	mm->mm_start_brk = mm->mm_brk = stat->start_brk;
+	mm->mm_arg_start = stat->arg_start;
+	mm->mm_arg_end = stat->arg_end;
+	mm->mm_env_start = stat->env_start;
+	mm->mm_env_end = stat->env_end;
+}
+
 static int collect_mm(struct dump *dump, struct dump_task *task)
 {
 	MmEntry *mm = arena_message(&dump->arena, MmEntry, mm_entry);
@@ -69,16 +83,7 @@ static int collect_mm(struct dump *dump, struct dump_task *task)
 	if (error < 0)
 		return fail_errno(&dump->failure, error, "task-stat", dump_task_name(dump, task), NULL,
 				  "cannot read its stat");
-	mm->mm_start_code = stat.start_code;
-	mm->mm_end_code = stat.end_code;
-	mm->mm_start_data = stat.start_data;
-	mm->mm_end_data = stat.end_data;
-	mm->mm_start_stack = stat.start_stack;
-	mm->mm_start_brk = mm->mm_brk = stat.start_brk;
-	mm->mm_arg_start = stat.arg_start;
-	mm->mm_arg_end = stat.arg_end;
-	mm->mm_env_start = stat.env_start;
-	mm->mm_env_end = stat.env_end;
+	collect_borders(mm, &stat);
 	task->mm = mm;
 	task->core->tc->flags = stat.flags;
 	return collect_auxv(dump, task);

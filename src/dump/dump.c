@@ -19,6 +19,7 @@
 #include <sys/stat.h>
 #include <time.h>
 
+#include "base/clock.h"
 #include "base/fd.h"
 #include "base/log.h"
 #include "dump/stages.h"
@@ -45,14 +46,6 @@ void dump_stage(struct dump *dump, const char *name)
 	log_debug("stage %s", name);
 	if (dump->options->die_at && !strcmp(dump->options->die_at, name))
 		kill(getpid(), SIGKILL);
-}
-
-static uint64_t now_us(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000;
 }
 
 static bool is_ancestor(pid_t pid)
@@ -191,18 +184,18 @@ static int describe(struct dump *dump)
 
 static int write_memory(struct dump *dump)
 {
-	uint64_t begin = now_us();
+	uint64_t begin = clock_now_us();
 	int error = memory_scan(dump);
 
 	dump_stage(dump, "scanned");
 	if (!error && dump->options->steps && dump->options->steps->scanned)
 		error = dump->options->steps->scanned(dump->options->context, dump);
 	if (!error && !dump->only_explain) {
-		uint64_t scanned = now_us();
+		uint64_t scanned = clock_now_us();
 		error = memory_write(dump);
-		dump->stats.memwrite_time = now_us() - scanned;
+		dump->stats.memwrite_time = clock_now_us() - scanned;
 	}
-	dump->stats.memdump_time = now_us() - begin;
+	dump->stats.memdump_time = clock_now_us() - begin;
 	return error;
 }
 
@@ -242,13 +235,13 @@ static int pre_dump(struct dump *dump, uint64_t begin)
 	if (!error)
 		error = check_interrupted(dump);
 	thaw_tree(dump);
-	dump->stats.frozen_time = now_us() - begin;
-	uint64_t running = now_us();
+	dump->stats.frozen_time = clock_now_us() - begin;
+	uint64_t running = clock_now_us();
 	if (!error)
 		error = pre_dump_running(dump);
 	if (!error)
 		error = hand_over(dump);
-	dump->stats.memdump_time = dump->stats.memwrite_time = now_us() - running;
+	dump->stats.memdump_time = dump->stats.memwrite_time = clock_now_us() - running;
 	return error;
 }
 
@@ -479,9 +472,9 @@ static int run(struct dump *dump)
 		unlinkat(dump->images_dirfd, "inventory.img", 0);
 	if (!dump->vm_flags && has_much_memory(dump->options->pid))
 		dump->vm_flags = vm_flags_open();
-	uint64_t begin = now_us();
+	uint64_t begin = clock_now_us();
 	error = freeze_tree(dump);
-	dump->stats.freezing_time = now_us() - begin;
+	dump->stats.freezing_time = clock_now_us() - begin;
 	if (error < 0)
 		return error;
 	if (dump->options->pre_dump)
@@ -493,7 +486,7 @@ static int run(struct dump *dump)
 		release_files(dump, false);
 		thaw_tree(dump);
 	}
-	dump->stats.frozen_time = now_us() - begin;
+	dump->stats.frozen_time = clock_now_us() - begin;
 	return error;
 }
 

@@ -43,16 +43,7 @@ static void describe_mm(struct dump_task *task)
 
 	if (proc_read_stat(task->proc_dirfd, "stat", &stat) < 0)
 		return; /* it has ended meanwhile */
-	mm->mm_start_code = stat.start_code;
-	mm->mm_end_code = stat.end_code;
-	mm->mm_start_data = stat.start_data;
-	mm->mm_end_data = stat.end_data;
-	mm->mm_start_stack = stat.start_stack;
-	mm->mm_start_brk = mm->mm_brk = stat.start_brk;
-	mm->mm_arg_start = stat.arg_start;
-	mm->mm_arg_end = stat.arg_end;
-	mm->mm_env_start = stat.env_start;
-	mm->mm_env_end = stat.env_end;
+	collect_borders(mm, &stat);
 }
 
 int pre_dump_frozen(struct dump *dump)

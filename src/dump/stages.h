@@ -4,6 +4,8 @@
 
 #include "model/dump.h"
 
+struct proc_stat;
+
 /* Marks the begin of what follows: for the log, and for tests that let criu die here. */
 void dump_stage(struct dump *dump, const char *name);
 
@@ -16,6 +18,8 @@ int freeze_tree(struct dump *dump);
 void thaw_tree(struct dump *dump);
 /* What /proc and ptrace tell from outside. Entry: frozen. */
 int collect_tree(struct dump *dump);
+/* The borders of code, data, heap, stack and arguments. Where the heap ends only the task itself knows. */
+void collect_borders(MmEntry *mm, const struct proc_stat *stat);
 /* Puts the interpreter into each process, runs the inspection programs. Entry: collected. Exit: injected. */
 int inspect_tree(struct dump *dump);
 /* Makes userfaultfds in the tasks that the tracker does not know yet, and nothing else. Entry: frozen, mappings known.

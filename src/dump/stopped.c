@@ -22,7 +22,6 @@
 #include <sys/pidfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "base/fd.h"
@@ -160,30 +159,10 @@ static bool is_dead(char state)
 	return state == 'Z' || state == 'X' || state == 'x';
 }
 
-/*
- * The state of a thread, 'X' if it is gone. A dump lets go of threads that stop a moment later, when they have got the
- * processor once more: who comes right after it gives them that moment.
- */
-static char settled_state(const struct stopped_task *task, int tid)
-{
-	enum { TRIES = 200, PAUSE_NS = 500 * 1000 };
-	const struct timespec pause = {.tv_nsec = PAUSE_NS};
-	struct proc_stat stat;
-	char path[64];
-
-	snprintf(path, sizeof(path), "task/%d/stat", tid);
-	for (int tries = 0;; tries++) {
-		if (proc_read_stat(task->proc_dirfd, path, &stat))
-			return 'X';
-		if (stat.state != 'R' || tries == TRIES)
-			return stat.state;
-		nanosleep(&pause, NULL);
-	}
-}
-
 static int check_thread_stopped(struct stopped_tree *tree, const struct stopped_task *task, int tid)
 {
-	char state = settled_state(task, tid);
+	/* A dump lets go of threads that stop a moment later: who comes right after it gives them that moment. */
+	char state = proc_await_stop(task->pid, tid);
 
 	if (state == 'T' || is_dead(state))
 		return 0;

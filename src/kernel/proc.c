@@ -164,7 +164,7 @@ const char *proc_field(const char *text, const char *name)
 	return NULL;
 }
 
-void proc_await_stop(pid_t pid, pid_t tid)
+char proc_await_stop(pid_t pid, pid_t tid)
 {
 	enum { TRIES = 400, PAUSE_NS = 250 * 1000 };
 	const struct timespec pause = {.tv_nsec = PAUSE_NS};
@@ -172,9 +172,11 @@ void proc_await_stop(pid_t pid, pid_t tid)
 	char path[64];
 
 	snprintf(path, sizeof(path), "/proc/%d/task/%d/stat", pid, tid);
-	for (int tries = 0; tries < TRIES; tries++) {
-		if (proc_read_stat(AT_FDCWD, path, &stat) || stat.state == 'T')
-			return;
+	for (int tries = 0;; tries++) {
+		if (proc_read_stat(AT_FDCWD, path, &stat))
+			return 'X';
+		if (strchr("TtZXx", stat.state) || tries == TRIES)
+			return stat.state;
 		nanosleep(&pause, NULL);
 	}
 }

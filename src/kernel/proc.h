@@ -26,9 +26,9 @@ int proc_open(pid_t pid);
 int proc_read_stat(int proc_dirfd, const char *path, struct proc_stat *ret_stat);
 /*
  * Waits until a thread that was let go within a group stop stands in it: it must have the processor once more for that.
- * Gives up after a moment, if it was sent on meanwhile or is gone.
+ * Gives up after a tenth of a second, or when it is traced or has ended. Returns its state, 'X' if it is gone.
  */
-void proc_await_stop(pid_t pid, pid_t tid);
+char proc_await_stop(pid_t pid, pid_t tid);
 /*
  * The numeric names in a directory of /proc/PID ("task", "fd") in ascending order; the caller frees *ret_numbers.
  * Returns 0 or -errno.

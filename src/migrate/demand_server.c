@@ -12,6 +12,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "base/clock.h"
 #include "base/fd.h"
 #include "base/log.h"
 #include "kernel/proc.h"
@@ -102,14 +103,6 @@ struct demand_server {
 	struct demand_connection connections[MIGRATE_MAX_CONNECTIONS + 1];
 };
 
-static uint64_t now_ns(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
-}
-
 /* Counts what is about to be sent, and waits until --bandwidth allows it. */
 static void account(struct demand_connection *connection, const struct frame *frame)
 {
@@ -121,7 +114,7 @@ static void account(struct demand_connection *connection, const struct frame *fr
 	server->statistics.wire_bytes += wire_bytes;
 	server->statistics.faults += connection->urgent;
 	if (!connection->urgent)
-		wait_ns = bandwidth_take(&server->bandwidth, wire_bytes, now_ns());
+		wait_ns = bandwidth_take(&server->bandwidth, wire_bytes, clock_now_ns());
 	pthread_mutex_unlock(&server->lock);
 	if (wait_ns) {
 		const struct timespec wait = {(time_t)(wait_ns / 1000000000), (long)(wait_ns % 1000000000)};
@@ -238,7 +231,7 @@ int demand_server_new(const struct demand_server_options *options, struct failur
 
 	server->options = *options;
 	pthread_mutex_init(&server->lock, NULL);
-	bandwidth_init(&server->bandwidth, options->bytes_per_second, now_ns());
+	bandwidth_init(&server->bandwidth, options->bytes_per_second, clock_now_ns());
 	/* Signals are the main thread's. */
 	sigfillset(&all);
 	pthread_sigmask(SIG_BLOCK, &all, &previous);

@@ -21,6 +21,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/fd.h"
 #include "base/log.h"
 #include "migrate/door.h"
@@ -64,14 +65,6 @@ struct listener {
 	bool done;  /* --once has had its session, */
 	int status; /* which ended so */
 };
-
-static int64_t now_ms(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
-}
 
 /* ---- sockets ---- */
 
@@ -303,7 +296,7 @@ static void accept_connection(struct listener *listener, int socket_fd)
 		return;
 	stream_tune_socket(fd);
 	listener->pending[listener->pending_count++] =
-		(struct pending){.fd = fd, .end_ms = now_ms() + PREAMBLE_WAIT_MS};
+		(struct pending){.fd = fd, .end_ms = clock_now_ms() + PREAMBLE_WAIT_MS};
 }
 
 /* ---- the loop ---- */
@@ -322,7 +315,7 @@ static void add_wait(struct waits *waits, int fd)
 
 static int time_to_next_end(const struct listener *listener)
 {
-	int64_t now = now_ms(), least = INT32_MAX;
+	int64_t now = clock_now_ms(), least = INT32_MAX;
 
 	for (size_t i = 0; i < listener->pending_count; i++)
 		if (listener->pending[i].end_ms - now < least)
@@ -336,7 +329,7 @@ static void look_at_all(struct listener *listener, const struct waits *waits)
 	const struct pollfd *served = waits->items + 1, *pending = served + listener->served_count;
 	const struct pollfd *sockets = pending + listener->pending_count;
 	size_t accepting = waits->count - (size_t)(sockets - waits->items);
-	int64_t now = now_ms();
+	int64_t now = clock_now_ms();
 
 	for (size_t i = listener->pending_count; i-- > 0;) {
 		struct pending *one = &listener->pending[i];

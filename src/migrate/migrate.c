@@ -4,9 +4,9 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/signalfd.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/fd.h"
 #include "base/log.h"
 #include "kernel/proc.h"
@@ -22,14 +22,6 @@ const char *const migrate_states[] = {
 	"connecting", "preflight", "rounds",   "round",     "between", "frozen",    "last-pages", "last-images",
 	"waiting",    "ready",     "deciding", "committed", "running", "following", NULL,
 };
-
-uint64_t migration_now_us(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000;
-}
 
 void migration_reach(struct migration *migration, const char *state)
 {
@@ -190,7 +182,7 @@ static void finish(struct migration *migration, int error)
 	demand_memory_free(&migration->memory);
 	const struct page_channel_statistics sent = migration->sent;
 	const struct demand_statistics followed = migration->followed;
-	migration->summary.total_us = migration_now_us() - migration->begin_us;
+	migration->summary.total_us = clock_now_us() - migration->begin_us;
 	migration->summary.rounds = migration->round;
 	migration->summary.memory_bytes = sent.raw_bytes;
 	migration->summary.zero_bytes = (sent.zero_pages + followed.zero_pages) * FRAME_PAGE_BYTES;
@@ -214,7 +206,7 @@ static void finish(struct migration *migration, int error)
 
 int migrate_run(const struct migrate_options *options, struct failure *failure, struct migrate_summary *ret_summary)
 {
-	struct migration migration = {.options = options, .images_dirfd = -1, .begin_us = migration_now_us()};
+	struct migration migration = {.options = options, .images_dirfd = -1, .begin_us = clock_now_us()};
 	struct wire_options wire = options->wire;
 	sigset_t termination, previous;
 

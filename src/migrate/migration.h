@@ -54,8 +54,6 @@ struct migration {
 	struct migrate_summary summary;
 };
 
-/* Microseconds of a monotonic clock. */
-uint64_t migration_now_us(void);
 /* The migration is in this state (migrate_states): tells the user, and tests. */
 void migration_reach(struct migration *migration, const char *state);
 void migration_write_journal(struct migration *migration, enum journal_state state);

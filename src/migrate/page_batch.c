@@ -5,8 +5,9 @@
 #include <stdbool.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <time.h>
 #include <xxhash.h>
+
+#include "base/clock.h"
 
 #include "migrate/page_queue.h"
 
@@ -72,25 +73,17 @@ static bool is_zero_page(const uint8_t *page)
 	return !memcmp(page, page + 8, FRAME_PAGE_BYTES - 8);
 }
 
-static uint64_t now_ns(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
-}
-
 /* Compresses into what is left of the scratch. Returns the compressed size or 0. */
 static size_t pack(struct page_batch *batch, struct compressor *compressor, enum frame_codec codec, const void *data,
 		   size_t bytes)
 {
 	uint8_t *out = batch->scratch + batch->scratch_used;
-	uint64_t start_ns = now_ns();
+	uint64_t start_ns = clock_now_ns();
 	size_t packed = 0;
 
 	if (bytes < TRIAL_FROM_BYTES || compressor_worthwhile(compressor, data, bytes, out))
 		packed = compressor_pack(compressor, codec, data, bytes, out);
-	batch->compress_ns += now_ns() - start_ns;
+	batch->compress_ns += clock_now_ns() - start_ns;
 	batch->tried_bytes += bytes;
 	batch->packed_bytes += packed ? packed : bytes;
 	batch->scratch_used += packed;

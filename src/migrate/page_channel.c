@@ -8,6 +8,7 @@
 #include <sys/mman.h>
 #include <time.h>
 
+#include "base/clock.h"
 #include "base/fd.h"
 #include "migrate/page_channel_state.h"
 #include "migrate/stream.h"
@@ -15,14 +16,6 @@
 /* Ranges without data that may wait: enough for any burst, little enough for the memory. */
 enum { QUEUE_LIMIT = 1 << 14 };
 #define MAX_PAGES (UINT64_C(1) << 35)
-
-uint64_t page_channel_now_ns(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
-}
 
 void page_channel_fail(struct page_channel *channel, const struct failure *failure)
 {
@@ -92,7 +85,7 @@ static void init_channel(struct page_channel *channel, const struct page_channel
 	channel->options.streams = xmemdup(options->streams, options->stream_count * sizeof(*options->streams));
 	channel->options.codecs |= 1u << FRAME_RAW;
 	channel->model.threads = (unsigned)options->stream_count;
-	channel->window_start_ns = channel->rate_start_ns = page_channel_now_ns();
+	channel->window_start_ns = channel->rate_start_ns = clock_now_ns();
 	bandwidth_init(&channel->bandwidth, options->bytes_per_second, channel->window_start_ns);
 	page_queue_init(&channel->queue);
 	pthread_mutex_init(&channel->lock, NULL);
@@ -321,7 +314,7 @@ int page_channel_barrier(struct page_channel *channel, struct failure *failure)
 void page_channel_set_bandwidth(struct page_channel *channel, uint64_t bytes_per_second)
 {
 	pthread_mutex_lock(&channel->lock);
-	bandwidth_set(&channel->bandwidth, bytes_per_second, page_channel_now_ns());
+	bandwidth_set(&channel->bandwidth, bytes_per_second, clock_now_ns());
 	channel->bandwidth_generation++;
 	pthread_cond_broadcast(&channel->work);
 	pthread_mutex_unlock(&channel->lock);

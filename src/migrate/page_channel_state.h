@@ -71,4 +71,3 @@ void *page_reader_run(void *connection);
 void page_channel_fail(struct page_channel *channel, const struct failure *failure);
 /* Gives a buffer back. The lock is held. */
 void page_channel_free_buffer(struct page_channel *channel, struct page_buffer *buffer);
-uint64_t page_channel_now_ns(void);

@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "base/clock.h"
 #include "base/fd.h"
 #include "migrate/page_channel_state.h"
 #include "migrate/stream.h"
@@ -124,7 +125,7 @@ static bool take_sent(struct page_connection *connection, struct unacknowledged 
 static void wait_for_bandwidth(struct page_channel *channel, uint64_t bytes)
 {
 	pthread_mutex_lock(&channel->lock);
-	uint64_t start_ns = page_channel_now_ns();
+	uint64_t start_ns = clock_now_ns();
 	uint64_t wait_ns = bandwidth_take(&channel->bandwidth, bytes, start_ns);
 	uint64_t generation = channel->bandwidth_generation, end_ns = start_ns + wait_ns;
 	struct timespec end = {(time_t)(end_ns / 1000000000), (long)(end_ns % 1000000000)};
@@ -133,9 +134,9 @@ static void wait_for_bandwidth(struct page_channel *channel, uint64_t bytes)
 		if (pthread_cond_timedwait(&channel->work, &channel->lock, &end) == ETIMEDOUT)
 			break;
 	if (wait_ns) {
-		channel->statistics.limited_ns += page_channel_now_ns() - start_ns;
+		channel->statistics.limited_ns += clock_now_ns() - start_ns;
 		/* A limit by wish says nothing about the link, but sending less still pays: it counts as blocked. */
-		channel->statistics.blocked_ns += page_channel_now_ns() - start_ns;
+		channel->statistics.blocked_ns += clock_now_ns() - start_ns;
 		/* A signal for new work may have come here. */
 		pthread_cond_signal(&channel->work);
 	}
@@ -161,7 +162,7 @@ static int send_batch(struct page_connection *connection, struct failure *failur
 	pthread_mutex_lock(&channel->lock);
 	channel->statistics.blocked_ns += connection->stream->write_wait_ns - waited_ns;
 	count_frames(channel, batch);
-	close_window(channel, page_channel_now_ns());
+	close_window(channel, clock_now_ns());
 	pthread_mutex_unlock(&channel->lock);
 	return 0;
 }
@@ -177,10 +178,10 @@ static void probe_codecs(struct page_connection *connection, const struct queued
 	for (enum frame_codec codec = FRAME_LZ4; codec < FRAME_CODEC_COUNT; codec++) {
 		if (!(channel->options.codecs & (1u << codec)))
 			continue;
-		uint64_t start_ns = page_channel_now_ns();
+		uint64_t start_ns = clock_now_ns();
 		size_t packed = compressor_pack(connection->compressor, codec, piece->buffer->data, bytes,
 						connection->batch.scratch);
-		uint64_t took_ns = page_channel_now_ns() - start_ns;
+		uint64_t took_ns = clock_now_ns() - start_ns;
 		pthread_mutex_lock(&channel->lock);
 		compression_learn_codec(&channel->model, codec, bytes, packed ? packed : bytes, took_ns);
 		pthread_mutex_unlock(&channel->lock);

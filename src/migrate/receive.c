@@ -7,9 +7,9 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/signalfd.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/fd.h"
 #include "base/log.h"
 #include "image/image.h"
@@ -63,14 +63,6 @@ struct reception {
 	struct fetch *fetch; /* NULL = nothing is being fetched, now */
 	bool complete;       /* nothing is missing any more */
 };
-
-static uint64_t now_ns(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * 1000000000 + now.tv_nsec;
-}
 
 static void reach(struct reception *reception, const char *state)
 {
@@ -378,7 +370,7 @@ static int build(struct reception *reception, const ImagesEnd *end)
 		return fail(&reception->failure, EPROTO, "images-lost", NULL, NULL,
 			    "%u images with %lu bytes were sent, %u with %lu have arrived", end->files, end->bytes,
 			    reception->images, reception->image_bytes);
-	reception->images_ns = now_ns();
+	reception->images_ns = clock_now_ns();
 	reach(reception, "restoring");
 	int error = take_addresses(reception);
 	if (!error && reception->fetch)
@@ -391,14 +383,14 @@ static int build(struct reception *reception, const ImagesEnd *end)
 	if (error < 0)
 		return error;
 	write_journal(reception, JOURNAL_DECIDING);
-	reception->ready_ns = now_ns();
+	reception->ready_ns = clock_now_ns();
 	ready.restore_ns = reception->ready_ns - reception->images_ns;
 	return protocol_send(&reception->session.protocol, MESSAGE_READY, &ready, &reception->failure);
 }
 
 static int resume(struct reception *reception)
 {
-	uint64_t begin = now_ns();
+	uint64_t begin = clock_now_ns();
 	MigrateRunning running = MIGRATE_RUNNING__INIT;
 
 	reach(reception, "committed");
@@ -409,7 +401,7 @@ static int resume(struct reception *reception)
 	reception->tree_runs = true;
 	if (reception->fetch_dirfd >= 0)
 		write_journal(reception, JOURNAL_FETCHING);
-	running.resume_ns = now_ns() - begin;
+	running.resume_ns = clock_now_ns() - begin;
 	running.pid = reception->root_pid;
 	reach(reception, "running");
 	const struct receive_report *report = reception->options->report;

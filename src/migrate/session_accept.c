@@ -4,9 +4,9 @@
 #include <poll.h>
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/fd.h"
 #include "base/log.h"
 #include "migrate/door.h"
@@ -162,14 +162,6 @@ int session_accept(struct session *session, struct session_entry *entry, const s
 
 /* ---- further connections ---- */
 
-static int64_t now_ms(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
-}
-
 static int read_preamble(struct session *session, struct stream *stream, enum preamble_kind *kind,
 			 struct failure *failure)
 {
@@ -251,7 +243,7 @@ static int wait_at_door(struct session *session, int64_t end_ms, struct failure 
 	int ready;
 
 	do {
-		int64_t left_ms = end_ms < 0 ? -1 : end_ms - now_ms();
+		int64_t left_ms = end_ms < 0 ? -1 : end_ms - clock_now_ms();
 
 		ready = poll(waits, session->options->cancel_fd >= 0 ? 2 : 1,
 			     end_ms < 0    ? -1
@@ -276,11 +268,13 @@ static void log_refused(struct failure *refused)
 	failure_clear(refused);
 }
 
-int session_accept_connection(struct session *session, int timeout_ms, struct failure *failure,
-			      enum connection_role *ret_role, uint32_t *ret_index, struct stream **ret_stream)
+/*
+ * Waits until @end_ms for a connection that says it is of @wanted; others are told of and dropped. @what says what one
+ * of another kind is. Returns 0 or a failure.
+ */
+static int next_link(struct session *session, int64_t end_ms, enum preamble_kind wanted, const char *what,
+		     struct failure *failure, struct stream **ret_stream)
 {
-	int64_t end_ms = timeout_ms < 0 ? -1 : now_ms() + timeout_ms;
-
 	for (;;) {
 		_cleanup_stream_ struct stream *stream = NULL;
 		struct failure refused = {};
@@ -290,11 +284,30 @@ int session_accept_connection(struct session *session, int timeout_ms, struct fa
 		if (r < 0)
 			return r;
 		r = take_link(session, &refused, &kind, &stream);
-		if (!r && kind != PREAMBLE_JOIN)
-			r = fail(&refused, EPROTO, "session-preamble", stream_peer(stream), NULL,
-				 "the source came back although its connection is not lost");
-		if (!r)
-			r = answer_join(session, stream, &refused, ret_role, ret_index);
+		if (!r && kind != wanted)
+			r = fail(&refused, EPROTO, "session-preamble", stream_peer(stream), NULL, "%s", what);
+		if (!r) {
+			*ret_stream = TAKE_POINTER(stream);
+			return 0;
+		}
+		log_refused(&refused);
+	}
+}
+
+int session_accept_connection(struct session *session, int timeout_ms, struct failure *failure,
+			      enum connection_role *ret_role, uint32_t *ret_index, struct stream **ret_stream)
+{
+	int64_t end_ms = timeout_ms < 0 ? -1 : clock_now_ms() + timeout_ms;
+
+	for (;;) {
+		_cleanup_stream_ struct stream *stream = NULL;
+		struct failure refused = {};
+
+		int r = next_link(session, end_ms, PREAMBLE_JOIN,
+				  "the source came back although its connection is not lost", failure, &stream);
+		if (r < 0)
+			return r;
+		r = answer_join(session, stream, &refused, ret_role, ret_index);
 		if (!r) {
 			*ret_stream = TAKE_POINTER(stream);
 			return 0;
@@ -353,24 +366,16 @@ static void drop_links(struct session *session)
 int session_await_return(struct session *session, int timeout_ms, struct failure *failure,
 			 enum migrate_state *ret_peer_state)
 {
-	int64_t end_ms = timeout_ms < 0 ? -1 : now_ms() + timeout_ms;
+	int64_t end_ms = timeout_ms < 0 ? -1 : clock_now_ms() + timeout_ms;
 
 	for (;;) {
 		_cleanup_stream_ struct stream *stream = NULL;
 		struct failure refused = {};
-		enum preamble_kind kind;
 
-		int r = wait_at_door(session, end_ms, failure);
+		int r = next_link(session, end_ms, PREAMBLE_RETURN,
+				  "a connection for pages came where the source was to come back", failure, &stream);
 		if (r < 0)
 			return r;
-		r = take_link(session, &refused, &kind, &stream);
-		if (!r && kind != PREAMBLE_RETURN)
-			r = fail(&refused, EPROTO, "session-preamble", stream_peer(stream), NULL,
-				 "a connection for pages came where the source was to come back");
-		if (r < 0) {
-			log_refused(&refused);
-			continue;
-		}
 		drop_links(session);
 		session->control = TAKE_POINTER(stream);
 		protocol_init(&session->protocol, session->control, MIGRATE_DESTINATION);

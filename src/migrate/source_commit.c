@@ -3,6 +3,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "base/clock.h"
 #include "base/fd.h"
 #include "dump/stopped.h"
 #include "migrate/address.h"
@@ -58,11 +59,11 @@ static int wait_until_running(struct migration *migration)
 static int learn_outcome(struct migration *migration, bool *ret_runs_there)
 {
 	const struct timespec pause = {.tv_nsec = RECONNECT_PAUSE_MS * 1000000L};
-	uint64_t until = migration_now_us() + RECONNECT_SECONDS * 1000000ULL;
+	uint64_t until = clock_now_us() + RECONNECT_SECONDS * 1000000ULL;
 	enum migrate_state state;
 	bool missing;
 
-	while (migration_now_us() < until) {
+	while (clock_now_us() < until) {
 		struct failure failure = {};
 		if (migration_ask_again(migration, MIGRATE_COMMITTED, &migration->options->wire, &failure, &state,
 					&missing) < 0) {
@@ -141,15 +142,15 @@ static int release(struct migration *migration)
 static int finish_here(struct migration *migration)
 {
 	migration_reach(migration, "running");
-	migration->summary.downtime_us = migration_now_us() - migration->freeze_us;
+	migration->summary.downtime_us = clock_now_us() - migration->freeze_us;
 	if (migration->post_copy) {
-		uint64_t begin = migration_now_us();
+		uint64_t begin = clock_now_us();
 		migration_write_journal(migration, JOURNAL_FETCHING);
 		migration_reach(migration, "following");
 		int error = migration_follow(migration);
 		if (error < 0)
 			return error;
-		migration->summary.follow_us = migration_now_us() - begin;
+		migration->summary.follow_us = clock_now_us() - begin;
 	}
 	return release(migration);
 }

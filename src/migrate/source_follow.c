@@ -7,6 +7,7 @@
 #include <poll.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/fd.h"
 #include "base/log.h"
 #include "migrate/migration.h"
@@ -130,7 +131,7 @@ static bool pause_between(const struct migration *migration)
 
 static int come_back_in_time(struct migration *migration, bool *ret_missing)
 {
-	uint64_t until = migration_now_us() + RECONNECT_SECONDS * 1000000ULL;
+	uint64_t until = clock_now_us() + RECONNECT_SECONDS * 1000000ULL;
 	char line[1024];
 	int error;
 
@@ -138,7 +139,7 @@ static int come_back_in_time(struct migration *migration, bool *ret_missing)
 	do {
 		failure_clear(&migration->failure);
 		error = come_back(migration, ret_missing);
-	} while (error < 0 && migration_now_us() < until && pause_between(migration));
+	} while (error < 0 && clock_now_us() < until && pause_between(migration));
 	return error;
 }
 

@@ -10,6 +10,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/fd.h"
 #include "dump/dump.h"
 #include "kernel/vm_flags.h"
@@ -254,7 +255,7 @@ static int run_round(struct migration *migration, bool last)
 	struct dump_options dump = migration_dump_options(migration);
 	DumpStatsEntry stats;
 	size_t blockers;
-	uint64_t begin = migration_now_us();
+	uint64_t begin = clock_now_us();
 
 	close_fd_pointer(&migration->images_dirfd);
 	migration->images_dirfd = -1;
@@ -281,7 +282,7 @@ static int run_round(struct migration *migration, bool last)
 	migration->frozen_us = stats.frozen_time;
 	migration->shared_bytes = stats.shpages_scanned * FRAME_PAGE_BYTES;
 	migration->shared_sent_bytes = stats.shpages_written * FRAME_PAGE_BYTES;
-	migration->round_us = migration_now_us() - begin;
+	migration->round_us = clock_now_us() - begin;
 	return error;
 }
 
@@ -352,7 +353,7 @@ static int give_up_at_timeout(struct migration *migration)
 static bool is_time_over(const struct migration *migration)
 {
 	return migration->options->timeout_seconds &&
-	       migration_now_us() - migration->begin_us > migration->options->timeout_seconds * 1000000ULL;
+	       clock_now_us() - migration->begin_us > migration->options->timeout_seconds * 1000000ULL;
 }
 
 /* Rounds until the rest is small enough. */
@@ -424,7 +425,7 @@ int migration_copy(struct migration *migration)
 		return error;
 	if (migration->options->wire.bandwidth)
 		page_channel_set_bandwidth(migration->channel, 0);
-	migration->freeze_us = migration_now_us();
+	migration->freeze_us = clock_now_us();
 	migration_reach(migration, "frozen");
 	uint64_t before = migration->sent.raw_bytes;
 	error = run_round(migration, true);

@@ -18,9 +18,9 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/fd.h"
 #include "base/log.h"
 
@@ -240,14 +240,6 @@ static int wait_in_call(const struct stream *stream, int fd, short events)
 	return ready > 0 ? 0 : ready == 0 ? -ETIMEDOUT : ready;
 }
 
-static uint64_t now_ns(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
-}
-
 int stream_wait_readable(struct stream *stream)
 {
 	return wait_in_call(stream, stream->read_fd, POLLIN);
@@ -255,10 +247,10 @@ int stream_wait_readable(struct stream *stream)
 
 int stream_wait_writable(struct stream *stream)
 {
-	uint64_t start_ns = now_ns();
+	uint64_t start_ns = clock_now_ns();
 	int r = wait_in_call(stream, stream->write_fd, POLLOUT);
 
-	stream->write_wait_ns += now_ns() - start_ns;
+	stream->write_wait_ns += clock_now_ns() - start_ns;
 	return r;
 }
 
@@ -367,12 +359,12 @@ void stream_shutdown(struct stream *stream)
 
 void stream_linger(struct stream *stream)
 {
-	uint64_t end_ns = now_ns() + (uint64_t)LINGER_MS * 1000000, now;
+	uint64_t end_ns = clock_now_ns() + (uint64_t)LINGER_MS * 1000000, now;
 	char bytes[4096];
 
 	if (!stream->is_socket || shutdown(stream->write_fd, SHUT_WR) < 0)
 		return;
-	while ((now = now_ns()) < end_ns) {
+	while ((now = clock_now_ns()) < end_ns) {
 		ssize_t count = stream_fd_operations.read(stream, bytes, sizeof(bytes));
 
 		if (count == 0 || (count < 0 && count != -EAGAIN))

@@ -14,9 +14,9 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/fd.h"
 #include "base/log.h"
 #include "image/page_chain.h"
@@ -32,14 +32,6 @@
 #include "restore/stage.h"
 #include "restore/switch.h"
 #include "restore/tree.h"
-
-static uint64_t now_us(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000;
-}
 
 /* As many descriptors as the system lets us have: the task's own and ours beside them. */
 static void raise_descriptor_limit(void)
@@ -137,7 +129,7 @@ static int make_root(struct restore *restore, struct restore_tree_node *root, pi
 static int build_tree(struct restore *restore, struct restore_tree_node *root, pid_t *ret_pid)
 {
 	int pair[2];
-	uint64_t begin = now_us();
+	uint64_t begin = clock_now_us();
 
 	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
 		return fail_errno(&restore->failure, errno, "restore-socket", NULL, NULL, "socketpair");
@@ -149,7 +141,7 @@ static int build_tree(struct restore *restore, struct restore_tree_node *root, p
 	close(pair[1]);
 	if (!error)
 		error = shared_watch(restore, BARRIER_FORKED, resume_check_alive);
-	restore->stats.forking_time = now_us() - begin;
+	restore->stats.forking_time = clock_now_us() - begin;
 	if (!error)
 		error = resume_seize_leaders(restore);
 	if (!error)
@@ -171,7 +163,7 @@ static void take_shared_failure(struct restore *restore)
 static int run(struct restore *restore, pid_t *ret_pid)
 {
 	struct restore_tree_node *root = NULL;
-	uint64_t begin = now_us();
+	uint64_t begin = clock_now_us();
 
 	int error = progress_create(restore);
 	if (error < 0)
@@ -217,7 +209,7 @@ static int run(struct restore *restore, pid_t *ret_pid)
 	/* The daemon may end when all memory is in place. */
 	close_fd_pointer(&restore->lazy_fd);
 	restore->lazy_fd = -1;
-	restore->stats.restore_time = now_us() - begin;
+	restore->stats.restore_time = clock_now_us() - begin;
 	progress_collect(restore);
 	if (write_stats(restore) < 0)
 		log_warn("cannot write stats-restore: %s", restore->failure.cause);
