@@ -99,8 +99,9 @@ class Host:
             self.helper.kill()
             self.helper.wait()
             raise
-        self.helper.stdout.close()
-        shutil.rmtree(self.directory, ignore_errors=True)
+        finally:
+            self.helper.stdout.close()
+            shutil.rmtree(self.directory, ignore_errors=True)
 
     @property
     def proc(self):

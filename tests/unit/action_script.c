@@ -9,11 +9,12 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "directory.h"
 #include "base/fd.h"
 #include "model/action_script.h"
 
-static char directory[] = "/tmp/criu-unit-XXXXXX";
-static char script[64], output[64];
+static char directory[DIRECTORY_BYTES];
+static char script[DIRECTORY_BYTES + 16], output[DIRECTORY_BYTES + 16];
 
 static void write_script(const char *body)
 {
@@ -102,13 +103,10 @@ int main(void)
 		cmocka_unit_test(test_signals_are_plain),
 	};
 
-	if (!mkdtemp(directory))
-		return 1;
+	directory_make(directory);
 	snprintf(script, sizeof(script), "%s/script", directory);
 	snprintf(output, sizeof(output), "%s/output", directory);
 	int failed = cmocka_run_group_tests(tests, NULL, NULL);
-	unlink(script);
-	unlink(output);
-	rmdir(directory);
+	directory_remove(directory);
 	return failed;
 }

@@ -8,12 +8,21 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "directory.h"
 #include "base/fd.h"
 #include "cmd/config.h"
 
 static char text[4096]; /* the options point into it */
 static struct options options;
 static struct failure failure;
+static char home[DIRECTORY_BYTES];
+
+static int remove_home(void **state)
+{
+	if (home[0])
+		directory_remove(home);
+	return 0;
+}
 
 static int parse(const char *content)
 {
@@ -96,9 +105,9 @@ static void write_file(const char *path, const char *content)
 /* What the command line says wins over --config, which wins over the user's default. */
 static void test_order(void **state)
 {
-	char home[] = "/tmp/criu-unit-XXXXXX", directory[64], user[80], given[80];
+	char directory[DIRECTORY_BYTES + 8], user[DIRECTORY_BYTES + 32], given[DIRECTORY_BYTES + 32];
 
-	assert_non_null(mkdtemp(home));
+	directory_make(home);
 	snprintf(directory, sizeof(directory), "%s/.criu", home);
 	snprintf(user, sizeof(user), "%s/default.conf", directory);
 	snprintf(given, sizeof(given), "%s/given.conf", home);
@@ -127,10 +136,6 @@ static void test_order(void **state)
 	assert_string_equal(failure.object, "/nonexistent/criu.conf");
 
 	unsetenv("CRIU_CONFIG_FILE");
-	unlink(user);
-	unlink(given);
-	rmdir(directory);
-	rmdir(home);
 }
 
 static int reset(void **state)
@@ -151,5 +156,5 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_order, reset, reset),
 	};
 
-	return cmocka_run_group_tests(tests, NULL, NULL);
+	return cmocka_run_group_tests(tests, NULL, remove_home);
 }

@@ -13,6 +13,7 @@
 #include <cmocka.h>
 #undef fail /* ours has arguments */
 
+#include "directory.h"
 #include "base/fd.h"
 #include "image/page_chain.h"
 #include "restore/progress.h"
@@ -26,7 +27,7 @@
 enum { SPARSE_BYTES = 64 << 20 };
 
 struct world {
-	char directory[64];
+	char directory[DIRECTORY_BYTES];
 	int previous_directory;
 	struct dump_options dump_options;
 	struct restore_options restore_options;
@@ -40,8 +41,7 @@ static int set_up(void **state)
 {
 	struct world *world = xcalloc(1, sizeof(*world));
 
-	strcpy(world->directory, "/tmp/criu-files-XXXXXX");
-	assert_non_null(mkdtemp(world->directory));
+	directory_make(world->directory);
 	world->previous_directory = open(".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	assert_int_equal(chdir(world->directory), 0);
 	world->dump_options.ghost_limit_bytes = 1 << 20;
@@ -74,9 +74,7 @@ static int tear_down(void **state)
 	arena_free(&world->restore.arena);
 	assert_int_equal(fchdir(world->previous_directory), 0);
 	close(world->previous_directory);
-	char *command = xasprintf("rm -r %s", world->directory);
-	assert_int_equal(system(command), 0);
-	free(command);
+	directory_remove(world->directory);
 	free(world);
 	return 0;
 }

@@ -8,13 +8,14 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 
+#include "directory.h"
 #include "base/fd.h"
 #include "image/image.h"
 #include "image/image_schema.h"
 #include "image/json.h"
 
 struct world {
-	char directory[32];
+	char directory[DIRECTORY_BYTES];
 	int dirfd;
 	struct failure failure;
 };
@@ -23,8 +24,7 @@ static int set_up(void **state)
 {
 	struct world *world = xcalloc(1, sizeof(*world));
 
-	strcpy(world->directory, "/tmp/criu-image.XXXXXX");
-	assert_non_null(mkdtemp(world->directory));
+	directory_make(world->directory);
 	world->dirfd = open(world->directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	assert_true(world->dirfd >= 0);
 	*state = world;
@@ -33,15 +33,10 @@ static int set_up(void **state)
 
 static int tear_down(void **state)
 {
-	static const char *const names[] = {"fs-1.img",        "pstree.img",      "pipes-data.img", "pagemap-7.img",
-					    "cgroup.img",      "fifo.img",        "inventory.img",  "ghost-file-1f.img",
-					    "ipcns-msg-1.img", "ipcns-sem-1.img", "again.img"};
 	struct world *world = *state;
 
-	for (size_t i = 0; i < ARRAY_SIZE(names); i++)
-		unlinkat(world->dirfd, names[i], 0);
 	close(world->dirfd);
-	rmdir(world->directory);
+	directory_remove(world->directory);
 	free(world);
 	return 0;
 }

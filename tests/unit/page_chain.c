@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "directory.h"
 #include "base/fd.h"
 #include "image/page_chain.h"
 
@@ -17,7 +18,7 @@
 enum { PAGE = 4096, LEVELS = 3 };
 
 struct world {
-	char directory[32];
+	char directory[DIRECTORY_BYTES];
 	int dirfds[LEVELS]; /* [0] is the newest */
 	struct failure failure;
 };
@@ -27,8 +28,7 @@ static int set_up(void **state)
 	struct world *world = xcalloc(1, sizeof(*world));
 	char path[64], target[32];
 
-	strcpy(world->directory, "/tmp/criu-chain.XXXXXX");
-	assert_non_null(mkdtemp(world->directory));
+	directory_make(world->directory);
 	for (int i = 0; i < LEVELS; i++) {
 		snprintf(path, sizeof(path), "%s/%d", world->directory, i);
 		assert_int_equal(mkdir(path, 0700), 0);
@@ -44,12 +44,10 @@ static int set_up(void **state)
 static int tear_down(void **state)
 {
 	struct world *world = *state;
-	char *command = xasprintf("rm -r %s", world->directory);
 
 	for (int i = 0; i < LEVELS; i++)
 		close(world->dirfds[i]);
-	assert_int_equal(system(command), 0);
-	free(command);
+	directory_remove(world->directory);
 	free(world);
 	return 0;
 }

@@ -13,6 +13,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "directory.h"
 #include "base/arena.h"
 #include "base/fd.h"
 #include "migrate/file_transfer.h"
@@ -23,8 +24,8 @@
 #include "migrate/stream.h"
 
 /* directory/source is the root that files are sent from, directory/there where they arrive. */
-static char directory[] = "/tmp/criu-preflight-XXXXXX";
-static char there[64], source_name[200];
+static char directory[DIRECTORY_BYTES];
+static char there[DIRECTORY_BYTES + 16], source_name[200];
 
 enum { BYTES = 300 * 1024 + 77 };
 
@@ -40,8 +41,7 @@ static int make_directories(void **state)
 {
 	_cleanup_free_ char *command = NULL;
 
-	if (!mkdtemp(directory))
-		return -1;
+	directory_make(directory);
 	snprintf(there, sizeof(there), "%s/there", directory);
 	snprintf(source_name, sizeof(source_name), "%s/source%s/file", directory, there);
 	command = xasprintf("mkdir -p %s %s/source%s", there, directory, there);
@@ -50,9 +50,8 @@ static int make_directories(void **state)
 
 static int remove_directories(void **state)
 {
-	_cleanup_free_ char *command = xasprintf("rm -r %s", directory);
-
-	return system(command);
+	directory_remove(directory);
+	return 0;
 }
 
 /* ---- files ---- */

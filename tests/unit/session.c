@@ -14,6 +14,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "directory.h"
 #include "base/fd.h"
 #include "migrate/endpoint.h"
 #include "migrate/listener.h"
@@ -302,7 +303,7 @@ static void test_plain(void **state)
 
 /* ---- TLS ---- */
 
-static char directory[] = "/tmp/criu-session-XXXXXX";
+static char directory[DIRECTORY_BYTES];
 
 static char *file_name(const char *name)
 {
@@ -573,14 +574,14 @@ static void test_shutdown_of_pipes(void **state)
 
 static int make_directory(void **state)
 {
-	return mkdtemp(directory) ? 0 : -1;
+	directory_make(directory);
+	return 0;
 }
 
 static int remove_directory(void **state)
 {
-	_cleanup_free_ char *command = xasprintf("rm -r %s", directory);
-
-	return system(command);
+	directory_remove(directory);
+	return 0;
 }
 
 int main(int count, char **arguments)

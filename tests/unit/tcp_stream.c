@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "directory.h"
 #include "base/fd.h"
 #include "image/image.h"
 #include "kinds/fd/tcp_stream.h"
@@ -14,7 +15,7 @@
 #define INODE 0xa1b2
 
 struct world {
-	char directory[32];
+	char directory[DIRECTORY_BYTES];
 	int dirfd;
 	struct failure failure;
 };
@@ -23,8 +24,7 @@ static int set_up(void **state)
 {
 	struct world *world = xcalloc(1, sizeof(*world));
 
-	strcpy(world->directory, "/tmp/criu-tcp.XXXXXX");
-	assert_non_null(mkdtemp(world->directory));
+	directory_make(world->directory);
 	world->dirfd = open(world->directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	assert_true(world->dirfd >= 0);
 	*state = world;
@@ -35,9 +35,8 @@ static int tear_down(void **state)
 {
 	struct world *world = *state;
 
-	unlinkat(world->dirfd, "tcp-stream-a1b2.img", 0);
 	close(world->dirfd);
-	rmdir(world->directory);
+	directory_remove(world->directory);
 	free(world);
 	return 0;
 }
