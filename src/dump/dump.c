@@ -25,6 +25,7 @@
 #include "dump/stages.h"
 #include "inject/ptrace.h"
 #include "kernel/proc.h"
+#include "kernel/restart_blocks.h"
 #include "kernel/vm_flags.h"
 #include "kinds/fd/file_lock.h"
 #include "kinds/fd/regular.h"
@@ -539,6 +540,7 @@ static int attempt(const struct dump_options *options, bool again, struct failur
 	free_listing(&before);
 	if (dump.vm_flags != options->vm_flags)
 		vm_flags_close(dump.vm_flags);
+	restart_blocks_close(dump.restart_blocks);
 	free_dump(&dump);
 	return error;
 }

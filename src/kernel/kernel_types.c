@@ -133,18 +133,24 @@ static bool has_members(const struct btf_type *type)
 	return BTF_INFO_KIND(type->info) == BTF_KIND_STRUCT || BTF_INFO_KIND(type->info) == BTF_KIND_UNION;
 }
 
+/* @name may go on after a point: a member of the member. */
 static int find_member(const struct kernel_types *types, const struct btf_type *type, const char *name)
 {
 	const struct btf_member *members = (const struct btf_member *)(type + 1);
+	size_t length = strcspn(name, ".");
 
-	for (size_t i = 0; i < BTF_INFO_VLEN(type->info); i++) {
-		const char *member = name_at(types, members[i].name_off);
-		int offset = (int)(BTF_MEMBER_BIT_OFFSET(members[i].offset) / 8), within = -1;
-		const struct btf_type *inner = members[i].type < types->count ? type_at(types, members[i].type) : NULL;
-		if (!strcmp(member, name))
+	for (size_t i = 0; has_members(type) && i < BTF_INFO_VLEN(type->info); i++) {
+		const char *member = name_at(types, members[i].name_off), *rest = NULL;
+		int offset = (int)(BTF_MEMBER_BIT_OFFSET(members[i].offset) / 8);
+		if (!*member)
+			rest = name;
+		else if (!strncmp(member, name, length) && !member[length])
+			rest = name + length + !!name[length];
+		if (rest && !*rest)
 			return offset;
-		if (!*member && inner && has_members(inner))
-			within = find_member(types, inner, name);
+		int within = rest && members[i].type < types->count
+				     ? find_member(types, type_at(types, members[i].type), rest)
+				     : -ENOENT;
 		if (within >= 0)
 			return offset + within;
 	}

@@ -15,5 +15,8 @@ int kernel_types_read(struct kernel_types **ret_types);
 void kernel_types_free(struct kernel_types *types);
 /* The id of a function; -ENOENT = there is none. */
 int64_t kernel_types_find_function(const struct kernel_types *types, const char *name);
-/* Offset in bytes of a member of a structure, also one within a part without a name; -ENOENT = there is none. */
+/*
+ * Offset in bytes of a member of a structure, also one within a part without a name, or of a member of a member
+ * ("one.two"); -ENOENT = there is none.
+ */
 int kernel_types_member(const struct kernel_types *types, const char *structure, const char *member);

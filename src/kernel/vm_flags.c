@@ -13,14 +13,11 @@
  *		return 0;
  *	}
  *
- * It is assembled here, with the offsets that the kernel's type information (BTF) has for its structures, so that
- * neither a BPF compiler nor a kernel's headers are needed to build criu. The program asks the kernel for GPL helpers,
- * hence its licence string; it is ours under either of both licences.
+ * kernel/bpf_iterator.h tells why it is assembled here.
  */
 #include "kernel/vm_flags.h"
 
 #include <fcntl.h>
-#include <linux/bpf.h>
 #include <linux/userfaultfd.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -31,6 +28,7 @@
 
 #include "base/fd.h"
 #include "base/log.h"
+#include "kernel/bpf_iterator.h"
 #include "kernel/kernel_types.h"
 
 #ifndef MAP_DROPPABLE
@@ -71,46 +69,6 @@ struct vm_flags_reader {
 
 /* ---- the program ---- */
 
-/* A new descriptor, or -errno. */
-static int bpf(int command, union bpf_attr *attributes)
-{
-	int fd = (int)syscall(SYS_bpf, command, attributes, sizeof(*attributes));
-
-	return fd < 0 ? -errno : fd;
-}
-
-static struct bpf_insn load(int to, int from, int offset)
-{
-	return (struct bpf_insn){.code = BPF_LDX | BPF_MEM | BPF_DW,
-				 .dst_reg = (unsigned)to & 15,
-				 .src_reg = (unsigned)from & 15,
-				 .off = (short)offset};
-}
-
-static struct bpf_insn store(int to, int offset, int from)
-{
-	return (struct bpf_insn){.code = BPF_STX | BPF_MEM | BPF_DW,
-				 .dst_reg = (unsigned)to & 15,
-				 .src_reg = (unsigned)from & 15,
-				 .off = (short)offset};
-}
-
-static struct bpf_insn move(int to, int from)
-{
-	return (struct bpf_insn){
-		.code = BPF_ALU64 | BPF_MOV | BPF_X, .dst_reg = (unsigned)to & 15, .src_reg = (unsigned)from & 15};
-}
-
-static struct bpf_insn set(int to, int value)
-{
-	return (struct bpf_insn){.code = BPF_ALU64 | BPF_MOV | BPF_K, .dst_reg = (unsigned)to & 15, .imm = value};
-}
-
-static struct bpf_insn add(int to, int value)
-{
-	return (struct bpf_insn){.code = BPF_ALU64 | BPF_ADD | BPF_K, .dst_reg = (unsigned)to & 15, .imm = value};
-}
-
 /* Returns the program's descriptor or -errno. */
 static int load_program(void)
 {
@@ -128,33 +86,24 @@ static int load_program(void)
 	if (target < 0 || start < 0 || end < 0 || flags < 0)
 		return -EOPNOTSUPP;
 	const struct bpf_insn program[] = {
-		load(BPF_REG_6, BPF_REG_1, VMA),
-		{.code = BPF_JMP | BPF_JEQ | BPF_K, .dst_reg = BPF_REG_6, .off = 12}, /* none: the end */
-		load(BPF_REG_7, BPF_REG_1, META),
-		load(BPF_REG_1, BPF_REG_7, SEQ),
-		load(BPF_REG_2, BPF_REG_6, start),
-		store(BPF_REG_10, -size, BPF_REG_2),
-		load(BPF_REG_2, BPF_REG_6, end),
-		store(BPF_REG_10, -size + 8, BPF_REG_2),
-		load(BPF_REG_2, BPF_REG_6, flags),
-		store(BPF_REG_10, -size + 16, BPF_REG_2),
-		move(BPF_REG_2, BPF_REG_10),
-		add(BPF_REG_2, -size),
-		set(BPF_REG_3, size),
-		{.code = BPF_JMP | BPF_CALL, .imm = BPF_FUNC_seq_write},
-		set(BPF_REG_0, 0),
-		{.code = BPF_JMP | BPF_EXIT},
+		bpf_load(BPF_REG_6, BPF_REG_1, VMA),
+		bpf_skip_if_zero(BPF_REG_6, 12), /* none: the end */
+		bpf_load(BPF_REG_7, BPF_REG_1, META),
+		bpf_load(BPF_REG_1, BPF_REG_7, SEQ),
+		bpf_load(BPF_REG_2, BPF_REG_6, start),
+		bpf_store(BPF_REG_10, -size, BPF_REG_2),
+		bpf_load(BPF_REG_2, BPF_REG_6, end),
+		bpf_store(BPF_REG_10, -size + 8, BPF_REG_2),
+		bpf_load(BPF_REG_2, BPF_REG_6, flags),
+		bpf_store(BPF_REG_10, -size + 16, BPF_REG_2),
+		bpf_move(BPF_REG_2, BPF_REG_10),
+		bpf_add(BPF_REG_2, -size),
+		bpf_set(BPF_REG_3, size),
+		bpf_call(BPF_FUNC_seq_write),
+		bpf_set(BPF_REG_0, 0),
+		bpf_exit(),
 	};
-	union bpf_attr attributes = {
-		.prog_type = BPF_PROG_TYPE_TRACING,
-		.expected_attach_type = BPF_TRACE_ITER,
-		.attach_btf_id = (__u32)target,
-		.insns = (uint64_t)program,
-		.insn_cnt = ARRAY_SIZE(program),
-		.license = (uint64_t) "Dual BSD/GPL",
-		.prog_name = "criu_vm_flags",
-	};
-	return bpf(BPF_PROG_LOAD, &attributes);
+	return bpf_iterator_load(target, program, ARRAY_SIZE(program), "criu_vm_flags");
 }
 
 /*
@@ -172,16 +121,7 @@ static size_t count_ascending(const struct record *records, size_t from, size_t 
 /* All records of one process; the caller frees them. Returns 0 or -errno. */
 static int read_records(const struct vm_flags_reader *reader, pid_t pid, struct record **ret_records, size_t *ret_count)
 {
-	union bpf_iter_link_info link_info = {.task = {.tid = (__u32)pid}};
-	union bpf_attr link = {.link_create = {
-				       .prog_fd = (__u32)reader->program_fd,
-				       .attach_type = BPF_TRACE_ITER,
-				       .iter_info = (uint64_t)&link_info,
-				       .iter_info_len = sizeof(link_info),
-			       }};
-	_cleanup_fd_ int link_fd = bpf(BPF_LINK_CREATE, &link);
-	union bpf_attr iterator = {.iter_create = {.link_fd = (__u32)link_fd}};
-	_cleanup_fd_ int fd = link_fd < 0 ? link_fd : bpf(BPF_ITER_CREATE, &iterator);
+	_cleanup_fd_ int fd = bpf_iterator_open(reader->program_fd, pid);
 	size_t room = 256 * sizeof(struct record), bytes = 0, good = 0;
 	_cleanup_free_ char *data = xcalloc(1, room);
 	ssize_t got;

@@ -25,6 +25,7 @@ struct fd_kind;
 struct injection; /* inject/injection.h: what criu has placed inside one task */
 struct thread_status;
 struct thread_facts;
+struct restart_blocks;      /* kernel/restart_blocks.h */
 struct seccomp_filters;     /* kinds/task/seccomp.c */
 struct time_namespace_dump; /* kinds/ns/time_namespace.c */
 struct memory_map;          /* kinds/mem: the mappings of one task */
@@ -104,6 +105,7 @@ struct dump {
 	DumpStatsEntry stats;
 	const struct xstate_layout *xstate_layout; /* of this CPU (kinds/task/registers.c) */
 	struct vm_flags_reader *vm_flags;          /* NULL = mappings are read from smaps */
+	struct restart_blocks *restart_blocks;     /* NULL = no thread has needed them yet */
 	char run_id[37];                           /* inventory_entry.dump_criu_run_id */
 	uint32_t last_pages_id;                    /* of the last pages-<id>.img */
 	uint32_t next_object_id; /* for ids that only the images know (ghost files, memfd inodes …) */

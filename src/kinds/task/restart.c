@@ -7,8 +7,9 @@
  * left to wait in the task itself, which no image can hold. Restore lets the new thread enter the same call with the
  * remaining time while an interruption is pending: the kernel makes the restart block itself, and the thread goes on
  * from registers that look as if nothing had happened.
- * The time left is known where the kernel has written it (nanosleep's second argument). Elsewhere the whole time is
- * taken again: a wait may end late, never early.
+ * The time left is known where the kernel has written it (nanosleep's second argument), and from the restart block
+ * itself if the kernel lets us read it (kernel/restart_blocks.h). Elsewhere the whole time is taken again: a wait may
+ * end late, never early.
  */
 #include "kinds/task/restart.h"
 
@@ -22,6 +23,7 @@
 
 #include "base/fd.h"
 #include "inject/ptrace.h"
+#include "kernel/restart_blocks.h"
 
 enum {
 	RESTART_SYS = -512,
@@ -93,14 +95,21 @@ static uint64_t interrupted_call(pid_t pid, const struct user_regs_struct *regs)
 	return number == SYS_restart_syscall ? number_of_arguments(pid, regs) : number;
 }
 
-/* What the call had left, or at least what it was asked for. */
-static bool remaining_time(pid_t pid, const struct user_regs_struct *regs, uint64_t *ret_ns)
+/* What the kernel has written out of what was left. */
+static bool written_time(pid_t pid, const struct user_regs_struct *regs, uint64_t *ret_ns)
+{
+	return (regs->orig_rax == SYS_nanosleep && read_time(pid, regs->rsi, ret_ns)) ||
+	       (regs->orig_rax == SYS_clock_nanosleep && read_time(pid, regs->r10, ret_ns));
+}
+
+/* What the call was asked for. */
+static bool asked_time(pid_t pid, const struct user_regs_struct *regs, uint64_t *ret_ns)
 {
 	switch (regs->orig_rax) {
 	case SYS_nanosleep:
-		return read_time(pid, regs->rsi, ret_ns) || read_time(pid, regs->rdi, ret_ns);
+		return read_time(pid, regs->rdi, ret_ns);
 	case SYS_clock_nanosleep:
-		return read_time(pid, regs->r10, ret_ns) || read_time(pid, regs->rdx, ret_ns);
+		return read_time(pid, regs->rdx, ret_ns);
 	case SYS_poll:
 		if ((int)regs->rdx < 0)
 			return false;
@@ -111,6 +120,25 @@ static bool remaining_time(pid_t pid, const struct user_regs_struct *regs, uint6
 		return (regs->rsi & FUTEX_CMD_MASK) == FUTEX_WAIT && read_time(pid, regs->r10, ret_ns);
 	}
 	return false;
+}
+
+/* What the call had left, or at least what it was asked for. */
+static bool remaining_time(struct dump *dump, const struct dump_thread *thread, const struct user_regs_struct *regs,
+			   uint64_t *ret_ns)
+{
+	const uint64_t args[3] = {regs->rdi, regs->rsi, regs->rdx};
+	uint64_t left_ns;
+
+	if (written_time(thread->task->pid, regs, ret_ns))
+		return true;
+	if (!asked_time(thread->task->pid, regs, ret_ns))
+		return false;
+	if (!dump->restart_blocks)
+		dump->restart_blocks = restart_blocks_open();
+	if (restart_blocks_remaining(dump->restart_blocks, thread->tid, regs->orig_rax, args, &left_ns) &&
+	    left_ns < *ret_ns)
+		*ret_ns = left_ns;
+	return true;
 }
 
 int restart_dump(struct dump *dump, struct dump_thread *thread, struct thread_context *context)
@@ -129,7 +157,7 @@ int restart_dump(struct dump *dump, struct dump_thread *thread, struct thread_co
 		thread->core->thread_core->restart_result = regs->rax;
 		break;
 	case RESTART_BLOCK:
-		if (remaining_time(thread->task->pid, regs, &remaining_ns)) {
+		if (remaining_time(dump, thread, regs, &remaining_ns)) {
 			thread->core->thread_core->has_restart_remaining_ns = true;
 			thread->core->thread_core->restart_remaining_ns = remaining_ns;
 			regs->rax = SYS_restart_syscall;

@@ -1,0 +1,75 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * BPF iterators over tasks (bpf_iter, Linux 6.1): small programs that write what they read of the kernel's structures
+ * into a file. They are assembled from the pieces here, with offsets from kernel_types.h, so that neither a BPF
+ * compiler nor a kernel's headers are needed to build criu. The programs ask the kernel for GPL helpers, hence their
+ * licence string; they are ours under either of both licences.
+ */
+#pragma once
+
+#include <linux/bpf.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+/*
+ * Loads a program. @target: id of the iterator's function (kernel_types_find_function()). Returns its descriptor, owned
+ * by the caller, or -errno.
+ */
+int bpf_iterator_load(int64_t target, const struct bpf_insn *program, size_t count, const char *name);
+/*
+ * A file that runs the program over one thread.
+ * @tid  in our pid namespace
+ * Returns a descriptor, owned by the caller, or -errno.
+ */
+int bpf_iterator_open(int program_fd, pid_t tid);
+
+static inline struct bpf_insn bpf_load(int to, int from, int offset)
+{
+	return (struct bpf_insn){.code = BPF_LDX | BPF_MEM | BPF_DW,
+				 .dst_reg = (unsigned)to & 15,
+				 .src_reg = (unsigned)from & 15,
+				 .off = (short)offset};
+}
+
+static inline struct bpf_insn bpf_store(int to, int offset, int from)
+{
+	return (struct bpf_insn){.code = BPF_STX | BPF_MEM | BPF_DW,
+				 .dst_reg = (unsigned)to & 15,
+				 .src_reg = (unsigned)from & 15,
+				 .off = (short)offset};
+}
+
+static inline struct bpf_insn bpf_move(int to, int from)
+{
+	return (struct bpf_insn){
+		.code = BPF_ALU64 | BPF_MOV | BPF_X, .dst_reg = (unsigned)to & 15, .src_reg = (unsigned)from & 15};
+}
+
+static inline struct bpf_insn bpf_set(int to, int value)
+{
+	return (struct bpf_insn){.code = BPF_ALU64 | BPF_MOV | BPF_K, .dst_reg = (unsigned)to & 15, .imm = value};
+}
+
+static inline struct bpf_insn bpf_add(int to, int value)
+{
+	return (struct bpf_insn){.code = BPF_ALU64 | BPF_ADD | BPF_K, .dst_reg = (unsigned)to & 15, .imm = value};
+}
+
+/* Helper @function (BPF_FUNC_…): arguments in registers 1 to 5, result in 0. */
+static inline struct bpf_insn bpf_call(int function)
+{
+	return (struct bpf_insn){.code = BPF_JMP | BPF_CALL, .imm = function};
+}
+
+/* Jumps over @count instructions if @value is 0. */
+static inline struct bpf_insn bpf_skip_if_zero(int value, int count)
+{
+	return (struct bpf_insn){
+		.code = BPF_JMP | BPF_JEQ | BPF_K, .dst_reg = (unsigned)value & 15, .off = (short)count};
+}
+
+static inline struct bpf_insn bpf_exit(void)
+{
+	return (struct bpf_insn){.code = BPF_JMP | BPF_EXIT};
+}
