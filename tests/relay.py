@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A relay in front of a TCP server that can cut, hold, or spoil what goes through: relay.py LISTEN_HOST:PORT TO_HOST:PORT
+"""A relay in front of a TCP server that can cut, hold, or spoil what goes through, and be a long and narrow way:
+relay.py LISTEN_HOST:PORT TO_HOST:PORT [DELAY_MS BYTES_PER_SECOND]
 
 Reads commands from standard input, one a line: `cut` (resets all connections and refuses new ones), `mend` (takes new ones
 again), `hold` and `go` (nothing passes, everything passes again), `spoil` (one byte of the next piece is another).
@@ -9,12 +10,18 @@ import select
 import socket
 import struct
 import sys
+import time
 
 
 class Relay:
-    def __init__(self, listen, target):
+    PIECE = 1 << 18
+
+    def __init__(self, listen, target, delay_ms=0, bytes_per_second=0):
         self.listener, self.target = socket.create_server(listen), target
         self.pairs = {}  # socket: the other one
+        self.delay, self.rate = int(delay_ms) / 1000, int(bytes_per_second)
+        self.way = []  # (when it arrives, from, data), ascending; data b"" = the end
+        self.free_at = 0  # when the narrow part of the way has passed all that was sent
         self.refuse = self.held = self.spoil = False
 
     def accept(self):
@@ -41,14 +48,41 @@ class Relay:
 
     def forward(self, one):
         try:
-            data = one.recv(1 << 18)
-            if self.spoil and data:
-                data, self.spoil = bytes([data[0] ^ 255]) + data[1:], False
-            if data:
-                return self.pairs[one].sendall(data)
+            data = one.recv(self.PIECE)
         except OSError:
-            pass
-        self.drop(one)
+            data = b""
+        if self.spoil and data:
+            data, self.spoil = bytes([data[0] ^ 255]) + data[1:], False
+        now = time.monotonic()
+        self.free_at = max(now, self.free_at) + (len(data) / self.rate if self.rate else 0)
+        self.way.append((self.free_at + self.delay, one, data))
+        self.arrive()
+
+    def arrive(self):
+        """What has come to the end of the way."""
+        while self.way and not self.held and self.way[0][0] <= time.monotonic():
+            _, one, data = self.way.pop(0)
+            if one not in self.pairs:
+                continue
+            try:
+                if data:
+                    self.pairs[one].sendall(data)
+                    continue
+            except OSError:
+                pass
+            self.drop(one)
+
+    def wait_seconds(self):
+        """Until something arrives; None = for ever."""
+        return max(0, self.way[0][0] - time.monotonic()) if self.way and not self.held else None
+
+    def readable(self):
+        """Where more may be taken from: not while much is on the way, as a link has no endless buffers."""
+        if self.held:
+            return []
+        ended = {one for _, one, data in self.way if not data}
+        full = self.rate and sum(len(data) for _, _, data in self.way) > self.rate * (self.delay + 0.1) + self.PIECE
+        return [self.listener, *([] if full else [one for one in self.pairs if one not in ended])]
 
     def command(self, word):
         if word == "cut":
@@ -67,8 +101,8 @@ class Relay:
     def run(self):
         say("listening")
         while True:
-            sockets = [] if self.held else [self.listener, *self.pairs]
-            for one in select.select([sys.stdin, *sockets], [], [])[0]:
+            self.arrive()
+            for one in select.select([sys.stdin, *self.readable()], [], [], self.wait_seconds())[0]:
                 if one is sys.stdin:
                     line = sys.stdin.readline()
                     if not line:
@@ -90,4 +124,4 @@ def address(text):
 
 
 if __name__ == "__main__":
-    Relay(address(sys.argv[1]), address(sys.argv[2])).run()
+    Relay(address(sys.argv[1]), address(sys.argv[2]), *sys.argv[3:]).run()

@@ -64,11 +64,18 @@ struct reception {
 	bool complete;       /* nothing is missing any more */
 };
 
+/* Before the name of a state: tests look around in it, and send SIGCONT. */
+#define STOP_AT "stop-"
+
 static void reach(struct reception *reception, const char *state)
 {
+	const char *die_at = reception->options->die_at;
+
 	log_debug("migration: %s", state);
-	if (reception->options->die_at && !strcmp(reception->options->die_at, state))
+	if (die_at && !strcmp(die_at, state))
 		kill(getpid(), SIGKILL);
+	if (die_at && !strncmp(die_at, STOP_AT, strlen(STOP_AT)) && !strcmp(die_at + strlen(STOP_AT), state))
+		kill(getpid(), SIGSTOP);
 }
 
 static void note(struct reception *reception, const char *text)

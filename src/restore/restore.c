@@ -200,6 +200,8 @@ static int run(struct restore *restore, pid_t *ret_pid)
 		error = run_script(restore, "pre-resume", *ret_pid);
 	if (!error && restore->options->before_resume)
 		error = restore->options->before_resume(restore->options->context, &restore->failure);
+	if (!error)
+		error = resume_check_standing(restore);
 	if (error < 0) {
 		resume_kill(restore, *ret_pid);
 		take_shared_failure(restore);

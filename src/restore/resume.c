@@ -86,6 +86,18 @@ int resume_check_alive(struct restore *restore)
 	}
 }
 
+int resume_check_standing(struct restore *restore)
+{
+	int status;
+	pid_t pid;
+
+	while ((pid = waitpid(-1, &status, __WALL | WNOHANG)) > 0)
+		if (!WIFSTOPPED(status))
+			return fail(&restore->failure, ECHILD, "restore-died", NULL, NULL,
+				    "process %d was ended from outside before it ran", pid);
+	return 0;
+}
+
 /* ---- notices ---- */
 
 static struct restore_task *task_of_notice(struct restore *restore, uint32_t id, size_t *ret_index)

@@ -8,6 +8,8 @@
 int resume_seize_leaders(struct restore *restore);
 /* Looks after the processes while somebody waits: a failure if one has died. */
 int resume_check_alive(struct restore *restore);
+/* At the very end, when every thread is ready and stopped: a failure if somebody has ended one meanwhile. */
+int resume_check_standing(struct restore *restore);
 /* Waits for the notices of all threads and stops them. @notify_fd: criu's end. Returns 0 or a failure. */
 int resume_gather(struct restore *restore, int notify_fd);
 /* Last programs, state that is set from outside, stage and registers. Exit: every thread is ready to run. */

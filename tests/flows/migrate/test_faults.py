@@ -126,6 +126,67 @@ def test_destination_is_killed(state, directory):
         return lives_on(pair, program, 0, f"destination killed at {state}, and it does not run there")
 
 
+# ---- the other processes there ----
+
+# Who is alive while `criu receive` stands at a state, besides itself: who listens (its parent), the root or who is to
+# become it, and the criu that finishes the tree, which is there once it is built.
+OTHERS = [(state, victim) for state in DESTINATION_KILLED if DESTINATION_KILLED[state] != "post-copy"
+          for victim in ("listener", "root", "finisher")
+          if not (victim == "root" and state in ("preflight", "rounds", "running"))
+          if victim != "finisher" or state in ("built", "committed")]
+
+
+def find_victim(host, program, receiver, session, victim):
+    """The pid of it, in the host."""
+    if victim == "listener":
+        return receiver.pid
+    if victim == "root":
+        return program.pid if program.pid in host.pids() else None
+    # What is neither of these is the criu that the root has forked off.
+    others = host.pids() - {receiver.pid, session, program.pid}
+    return next((pid for pid in others if parent_of(host, pid) == session), None)
+
+
+def parent_of(host, pid):
+    with contextlib.suppress(OSError):
+        return int((host.proc / str(pid) / "stat").read_text().rpartition(")")[2].split()[1])
+    return None
+
+
+@pytest.mark.parametrize("state, victim", OTHERS)
+def test_other_process_is_killed(state, victim, directory):
+    with changing(directory, 4, 1000) as (pair, program):
+        here, there = pair.hosts
+        receiver = pair.receive(1, "--die-at", f"stop-{state}")
+        sender = pair.start_migrate(program.pid, 0)
+
+        def stopped():
+            return next((pid for pid in there.pids() if parent_of(there, pid) == receiver.pid and
+                         state_of(there, pid) == "T"), None)
+        session = hosts.wait_until(stopped, explain=receiver.output)
+        killed = find_victim(there, program, receiver, session, victim)
+        assert killed, f"nobody is the {victim} at {state}: {hosts.describe(there)}"
+        assert there.kill(killed)
+        hosts.wait_until(lambda: not is_live(there, killed))
+        assert there.kill(session, signal.SIGCONT)
+        # A state may be reached in each round.
+        hosts.wait_until(lambda: has_ended(sender) or
+                         (state_of(there, session) == "T" and there.kill(session, signal.SIGCONT) and False))
+        sent = sender.wait(120)
+        when = f"{victim} killed at {state}"
+        if sent.status == 0:
+            assert victim == "listener" or state in ("committed", "running"), sent
+            return lives_on(pair, program, 1, when)
+        assert sent.output.strip().splitlines()[-1].startswith("criu: "), sent
+        hosts.wait_until(lambda: session not in there.pids() or is_live(there, program.pid))
+        assert not is_live(there, program.pid), "it runs there, and the source does not know it"
+        if state_of(here, program.pid) == "T":
+            assert state in ("committed", "running") and "--resume" in sent.output, sent
+            decide(here, program.pid, "--resume")
+        there.wait_empty()
+        lives_on(pair, program, 0, when)
+
+
 # ---- the link ----
 
 class Relay:
@@ -133,10 +194,11 @@ class Relay:
 
     PORT = 7778
 
-    def __init__(self, host):
+    def __init__(self, host, *quality):
+        """@quality: delay in ms and bytes a second"""
         self.process = subprocess.Popen(
             [*host.namespace_command("net"), sys.executable, str(RELAY), f"{moving.ADDRESSES[1]}:{self.PORT}",
-             f"{moving.ADDRESSES[1]}:{moving.PORT}"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+             f"{moving.ADDRESSES[1]}:{moving.PORT}", *map(str, quality)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.until("listening")
 
     def until(self, word):
@@ -157,9 +219,9 @@ class Relay:
 
 
 @contextlib.contextmanager
-def relayed(directory, *arguments):
+def relayed(directory, *arguments, quality=()):
     with changing(directory, *arguments) as (pair, program):
-        relay = Relay(pair.hosts[1])
+        relay = Relay(pair.hosts[1], *quality)
         try:
             yield pair, program, relay
         finally:
@@ -184,6 +246,17 @@ def test_link_while_memory_goes(fault, directory):
         lives_on(pair, program, 0, f"{fault} while memory goes")
         # The same again works.
         move(pair, program, 0)
+
+
+@pytest.mark.parametrize("options", [(), ("--post-copy",), ("--compress", "zstd", "--connections", "4")])
+def test_long_and_narrow_link(options, directory):
+    """20 ms one way, 16 MB a second for all connections together."""
+    with relayed(directory, 16, 1000, quality=(20, 16 << 20)) as (pair, program, relay):
+        receiver = pair.receive(1)
+        sent = pair.start_migrate(program.pid, 0, "--timeout", "60", "--at-timeout", "stop-and-copy", *options,
+                                  port=relay.PORT).wait(120)
+        assert (sent.status, receiver.wait(120).status) == (0, 0), f"{sent}\n{receiver.output()}"
+        lives_on(pair, program, 1, f"over a long way with {options}")
 
 
 def test_cancelled(directory):
@@ -212,6 +285,32 @@ def test_no_room_there(directory):
         received = receiver.wait()
         assert (sent.status, received.status) == (1, 1) and "criu: " in sent.output, f"{sent}\n{received}"
         lives_on(pair, program, 0, "no memory at the destination")
+
+
+MEMORY_GROUPS = pathlib.Path("/sys/fs/cgroup/memory")
+
+
+def test_killed_for_memory_there(directory):
+    """The kernel ends who takes too much: no call fails, a process is gone."""
+    if not (MEMORY_GROUPS / "memory.limit_in_bytes").exists():
+        pytest.skip("no memory control groups of version 1")
+    group = MEMORY_GROUPS / f"criu-test-{os.getpid()}"
+    group.mkdir()
+    try:
+        (group / "memory.limit_in_bytes").write_text(str(64 << 20))
+        with changing(directory, 256, 1000) as (pair, program):
+            receiver = pair.hosts[1].start(
+                None, shell=f"sh -c 'echo 0 > {group}/cgroup.procs && exec {hosts.CRIU} receive --insecure --once "
+                            f"--listen {moving.ADDRESSES[1]}:{moving.PORT}'")
+            hosts.wait_until(lambda: "waiting for trees" in receiver.output(), explain=receiver.output)
+            sent = pair.start_migrate(program.pid, 0).wait()
+            assert sent.status == 1 and "criu: " in sent.output, f"{sent}\n{receiver.output()}"
+            assert receiver.wait().status != 0
+            pair.hosts[1].wait_empty()
+            lives_on(pair, program, 0, "killed for memory at the destination")
+    finally:
+        hosts.wait_until(lambda: not (group / "cgroup.procs").read_text())
+        group.rmdir()
 
 
 # ---- peers ----
