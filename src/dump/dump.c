@@ -17,6 +17,7 @@
 #include <string.h>
 #include <sys/ptrace.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <time.h>
 
 #include "base/clock.h"
@@ -459,6 +460,21 @@ static bool has_much_memory(pid_t root)
 	return pages >= MUCH_PAGES;
 }
 
+/*
+ * Whether the root's first thread stands in a call with a restart block: then the program that reads it is loaded
+ * before the tree stands. A guess, as the thread runs; others that need it have it loaded when they are dumped.
+ */
+static bool stands_in_wait(pid_t root)
+{
+	_cleanup_fd_ int proc_dirfd = proc_open(root);
+	_cleanup_free_ char *call = NULL;
+
+	if (proc_dirfd < 0 || read_text_at(proc_dirfd, "syscall", &call, NULL) < 0)
+		return false;
+	unsigned long number = strtoul(call, NULL, 10);
+	return number && (number == SYS_restart_syscall || restart_blocks_knows(number));
+}
+
 static int run(struct dump *dump)
 {
 	dump_stage(dump, "start");
@@ -473,6 +489,8 @@ static int run(struct dump *dump)
 		unlinkat(dump->images_dirfd, "inventory.img", 0);
 	if (!dump->vm_flags && has_much_memory(dump->options->pid))
 		dump->vm_flags = vm_flags_open();
+	if (!dump->options->pre_dump && stands_in_wait(dump->options->pid))
+		dump->restart_blocks = restart_blocks_open();
 	uint64_t begin = clock_now_us();
 	error = freeze_tree(dump);
 	dump->stats.freezing_time = clock_now_us() - begin;

@@ -12,7 +12,7 @@
 struct restart_blocks;
 
 /*
- * Loads the program, some 3 ms: only if a thread needs it, and before the tree stands if that can be known. Never NULL:
+ * Loads the program, some 8 ms: only if a thread needs it, and before the tree stands if that can be known. Never NULL:
  * where this kernel, or what criu may do, does not allow it, restart_blocks_remaining() says so of every call.
  */
 struct restart_blocks *restart_blocks_open(void);
