@@ -85,6 +85,11 @@ def roff(text):
     return text.replace("…", "...")
 
 
+def sentence(text):
+    """With a capital, unless it begins with a name."""
+    return text if text.startswith("criu ") else text[0].upper() + text[1:]
+
+
 def roff_option(option, with_verbs=True):
     names = [f"\\fB\\-{option.short}\\fR"] if option.short else []
     names.append("\\fB\\-\\-" + ("[no\\-]" if option.negatable else "") + roff(option.long) + "\\fR")
@@ -95,9 +100,9 @@ def roff_option(option, with_verbs=True):
         heading += f"[=\\fI{roff(option.value)}\\fR]"
     verbs = ""
     if with_verbs and "ALL_VERBS" not in option.verbs:
-        names = sorted(verb.lower().replace("_", "-") for verb in option.verbs - {"PRE_DUMP", "SERVICE"})
+        names = sorted(verb.lower().replace("_", "-") for verb in option.verbs - {"SERVICE"})
         verbs = " (" + ", ".join(f"\\fB{name}\\fR" for name in names) + ")"
-    return f".TP\n{heading}\n{roff(option.help[0].upper() + option.help[1:])}{verbs}."
+    return f".TP\n{heading}\n{roff(sentence(option.help))}{verbs}."
 
 
 def roff_options_of(options, verb):
@@ -112,7 +117,7 @@ def man_marks(options, verbs):
         if option.kind == "LATER":
             later.setdefault(option.with_feature, []).append(f"\\fB\\-\\-{roff(option.long)}\\fR")
     return {
-        "COMMANDS": "\n".join(f".TP\n\\fB{roff(verb.name)}\\fR {roff(verb.words)}\n{roff(verb.summary.capitalize())}."
+        "COMMANDS": "\n".join(f".TP\n\\fB{roff(verb.name)}\\fR {roff(verb.words)}\n{roff(sentence(verb.summary))}."
                               for verb in verbs if not verb.later),
         "LATER_COMMANDS": ", ".join(f"\\fB{roff(verb.name)}\\fR" for verb in verbs if verb.later),
         "OPTIONS": "\n".join(roff_option(option) for option in options if option.kind == "OPTION"),
@@ -168,10 +173,11 @@ def zsh_text(text):
 
 def zsh_option(option):
     actions = {"DIR": "_files -/", "FILE": "_files", "PID": "_pids"}
+    words = {"at-timeout": "(cancel stop-and-copy post-copy)", "compress": "(auto none lz4 zstd)"}
     value = ""
     if option.argument != "NONE":
         colon = ":" if option.argument == "REQUIRED" else "::"
-        value = f"{colon}{option.value.lower()}:{actions.get(option.value, '')}"
+        value = f"{colon}{option.value.lower()}:{words.get(option.long, actions.get(option.value, ''))}"
     equals = {"NONE": "", "REQUIRED": "=", "OPTIONAL": "=-"}[option.argument]
     many = "*" if "can be repeated" in option.help or option.long == "verbosity" else ""
     lines = [f"\t\t'{many}--{option.long}{equals}[{zsh_text(option.help)}]{value}'"]

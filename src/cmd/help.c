@@ -70,18 +70,22 @@ static int help_for_verb(const struct verb *verb)
 
 static int help_for_all(void)
 {
-	printf("criu writes a running tree of processes to image files and makes it again from them,\n"
-	       "here or on another machine.\n\n"
+	printf("criu moves a running tree of processes to another machine, or writes it to image files and\n"
+	       "makes it again from them.\n\n"
 	       "Usage: criu COMMAND [OPTION…]\n\n");
 	for (size_t i = 0; i < verb_count; i++)
 		if (!verbs[i].later)
-			printf("  %-10s %s\n", verbs[i].name, verbs[i].summary);
-	printf("\nMove a program to another machine:\n"
+			printf("  %-11s %s\n", verbs[i].name, verbs[i].summary);
+	printf("\nMove a running program to another machine:\n"
+	       "  criu migrate --tree PID ssh://root@HOST\n"
+	       "  criu migrate --tree PID --dry-run ssh://root@HOST     (only tells what would fail)\n"
+	       "\nThe same in single steps:\n"
 	       "  criu dump --tree PID --images-dir DIR --leave-stopped\n"
 	       "  scp -r DIR other:DIR\n"
 	       "  criu restore --tree PID --images-dir DIR     (on the other machine)\n"
 	       "  criu kill --tree PID                         (here, when it runs there)\n\n"
-	       "`criu COMMAND --help` tells the options of a command; the manual page criu(8) tells all.\n");
+	       "`criu COMMAND --help` tells the options of a command; the manual pages criu(8) and\n"
+	       "criu-migrate(8) tell all.\n");
 	return 0;
 }
 
