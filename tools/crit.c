@@ -7,8 +7,8 @@
 #include <string.h>
 
 #include "base/fd.h"
+#include "cmd/show.h"
 #include "image/json.h"
-#include "image/show.h"
 
 struct arguments {
 	const char *input;
@@ -137,20 +137,32 @@ static int info(const char *path, struct failure *failure)
 
 static int explore(const struct arguments *arguments, struct failure *failure)
 {
-	static const char *const names[] = {"ps", "fds", "mems", "rss"};
-	static const enum images_part parts[] = {IMAGES_PROCESSES, IMAGES_FILES, IMAGES_MAPPINGS, IMAGES_PAGES};
+	static const char *const names[] = {
+		[SHOW_PROCESSES] = "ps", [SHOW_FILES] = "fds", [SHOW_MAPPINGS] = "mems", [SHOW_PAGES] = "rss"};
 	const char *directory = arguments->words[0];
 	const char *what = arguments->word_count > 1 ? arguments->words[1] : NULL;
 	_cleanup_fd_ int dirfd = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	json_t *document = NULL;
+	size_t part = 0;
 
 	if (dirfd < 0)
 		return fail_errno(failure, errno, "images-directory", directory, NULL, "cannot be opened");
-	if (!what || !strcmp(what, "json"))
-		return images_show(dirfd, what, stdout, failure);
-	for (size_t i = 0; i < ARRAY_SIZE(names); i++)
-		if (!strcmp(what, names[i]))
-			return images_show_part(dirfd, parts[i], stdout, failure);
-	return fail(failure, EINVAL, "usage", what, "ps, fds, mems, rss or json", "is nothing that crit x shows");
+	while (what && part < ARRAY_SIZE(names) && strcmp(what, names[part]))
+		part++;
+	if (part == ARRAY_SIZE(names) && strcmp(what, "json"))
+		return fail(failure, EINVAL, "usage", what, "ps, fds, mems, rss or json",
+			    "is nothing that crit x shows");
+	int error = show_read(dirfd, failure, &document);
+	if (error)
+		return error;
+	if (!what)
+		show_print(document);
+	else if (part < ARRAY_SIZE(names))
+		show_print_part(document, part);
+	else
+		show_print_json(document);
+	json_decref(document);
+	return 0;
 }
 
 static int run(const char *verb, struct arguments *arguments, struct failure *failure)

@@ -64,9 +64,13 @@ static void print_mappings(const json_t *memory)
 
 	json_array_foreach(json_object_get(memory, "mappings"), i, mapping)
 	{
-		printf("    %s-%s %s %s ", string(mapping, "start"), string(mapping, "end"),
+		const char *file = string(mapping, "file");
+
+		printf("    %s-%s %s %s", string(mapping, "start"), string(mapping, "end"),
 		       string(mapping, "protection"), string(mapping, "kind"));
-		print_name(string(mapping, "file"));
+		if (*file)
+			putchar(' ');
+		print_name(file);
 		putchar('\n');
 	}
 }
@@ -78,10 +82,78 @@ static void print_files(const json_t *files)
 
 	json_array_foreach(files, i, file)
 	{
-		printf("    fd %-4" JSON_INTEGER_FORMAT " %-12s ", integer(file, "fd"), string(file, "type"));
-		print_name(string(file, "text"));
+		const char *text = string(file, "text");
+
+		printf("    fd %-4" JSON_INTEGER_FORMAT " %-*s", integer(file, "fd"), *text ? 13 : 0,
+		       string(file, "type"));
+		print_name(text);
 		putchar('\n');
 	}
+}
+
+static void print_task_name(const json_t *task)
+{
+	printf("%" JSON_INTEGER_FORMAT " (", integer(task, "pid"));
+	print_name(string(task, "name"));
+	printf(")\n");
+}
+
+static void print_pages(const json_t *memory)
+{
+	static const char *const rows[][2] = {{"mapped_bytes", "mapped"},
+					      {"stored_bytes", "in these images"},
+					      {"shared_bytes", "shared with another task"},
+					      {"in_parent_bytes", "in the parent images"},
+					      {"lazy_bytes", "may come after the restore"}};
+	char text[32];
+
+	for (size_t i = 0; i < ARRAY_SIZE(rows); i++)
+		if (integer(memory, rows[i][0]))
+			printf("    %10s  %s\n", bytes_text((uint64_t)integer(memory, rows[i][0]), text, sizeof(text)),
+			       rows[i][1]);
+}
+
+static void print_process(const json_t *task)
+{
+	printf("%7" JSON_INTEGER_FORMAT " %7" JSON_INTEGER_FORMAT " %7" JSON_INTEGER_FORMAT " %7" JSON_INTEGER_FORMAT
+	       " %-8s ",
+	       integer(task, "pid"), integer(task, "parent"), integer(task, "process_group"), integer(task, "session"),
+	       string(task, "state"));
+	print_name(string(task, "name"));
+	putchar('\n');
+}
+
+void show_print_part(const json_t *document, enum show_part part)
+{
+	size_t i;
+	json_t *task;
+
+	if (part == SHOW_PROCESSES)
+		printf("%7s %7s %7s %7s %-8s %s\n", "PID", "PPID", "PGID", "SID", "STATE", "COMMAND");
+	json_array_foreach(json_object_get(document, "tasks"), i, task)
+	{
+		const json_t *memory = json_object_get(task, "memory");
+
+		if (part == SHOW_PROCESSES) {
+			print_process(task);
+			continue;
+		}
+		if (!memory)
+			continue; /* a zombie has nothing */
+		print_task_name(task);
+		if (part == SHOW_FILES)
+			print_files(json_object_get(task, "files"));
+		else if (part == SHOW_MAPPINGS)
+			print_mappings(memory);
+		else
+			print_pages(memory);
+	}
+}
+
+void show_print_json(const json_t *document)
+{
+	json_dumpf(document, stdout, JSON_COMPACT);
+	putchar('\n');
 }
 
 void show_print(const json_t *document)
@@ -100,9 +172,9 @@ void show_print(const json_t *document)
 
 		if (!memory)
 			continue;
-		printf("\nTask %" JSON_INTEGER_FORMAT " (", integer(task, "pid"));
-		print_name(string(task, "name"));
-		printf(")\n  Memory\n");
+		printf("\nTask ");
+		print_task_name(task);
+		printf("  Memory\n");
 		print_mappings(memory);
 		printf("  Files\n");
 		print_files(json_object_get(task, "files"));

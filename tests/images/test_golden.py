@@ -79,7 +79,7 @@ def test_explore_names_the_processes(what):
 
 def test_explore_shows_what_a_person_looks_for():
     files = crit("x", HERE / "golden", "fds").stdout.decode()
-    assert "TCP 127.0.0.1:18080 LISTEN" in files
+    assert "tcp 127.0.0.1:18080 listening" in files
     assert "@zoo-abstract" in files
     states = {line.split()[0]: line.split()[4] for line in crit("x", HERE / "golden", "ps").stdout.decode().splitlines()}
     assert states["8549"] == "zombie"
@@ -88,13 +88,14 @@ def test_explore_shows_what_a_person_looks_for():
 
 def test_explore_all():
     text = crit("x", HERE / "golden").stdout.decode()
-    assert text.startswith("    PID") and "\nMemory\n" in text and "\nFiles\n" in text
-    processes = json.loads(crit("x", HERE / "golden", "json").stdout)["processes"]
-    assert [process["pid"] for process in processes] == [8544, 8548, 8551, 8549, 8550]
-    assert processes[0]["memory"]["pages_present"] == 25
-    assert [thread["tid"] for thread in processes[0]["threads"]] == [8544, 8546, 8547]
+    assert "\nTree\n" in text and "\n  Memory\n" in text and "\n  Files\n" in text
+    tasks = json.loads(crit("x", HERE / "golden", "json").stdout)["tasks"]
+    assert [task["pid"] for task in tasks] == [8544, 8548, 8551, 8549, 8550]
+    assert tasks[0]["threads"] == [8544, 8546, 8547]
+    criu = subprocess.run([str(BUILD / "criu"), "show", "--json", str(HERE / "golden")], stdout=subprocess.PIPE)
+    assert json.loads(criu.stdout)["tasks"] == tasks
     assert "No such" in refused(crit("x", HERE / "absent"))
-    assert "pstree.img" in refused(crit("x", HERE))
+    assert "inventory.img" in refused(crit("x", HERE))
 
 
 def test_info():
@@ -156,3 +157,26 @@ def test_large_numbers_and_strange_text_survive(tmp_path):
     decoded = crit("decode", "-i", image).stdout.decode()
     assert json.loads(decoded)["entries"][0]["namespaces"][0]["name"] == name
     assert json.dumps(name) in decoded
+
+
+def test_show_tells_what_the_images_say():
+    golden = HERE / "golden"
+    tree = json.loads((golden / "pstree.img.json").read_text())["entries"]
+    shown = json.loads(crit("x", golden, "json").stdout)
+    assert [(task["pid"], task["parent"], task["session"]) for task in shown["tasks"]] == \
+        [(entry["pid"], entry["ppid"], entry["sid"]) for entry in tree]
+    for task in shown["tasks"]:
+        core = json.loads((golden / f"core-{task['pid']}.img.json").read_text())["entries"][0]["tc"]
+        assert task["name"] == core["comm"]
+        if task["state"] == "zombie":
+            assert task["wait_status"] == core["exit_code"]
+            continue
+        pagemap = json.loads((golden / f"pagemap-{task['pid']}.img.json").read_text())["entries"][1:]
+        stored = sum(entry["nr_pages"] for entry in pagemap if "PE_PRESENT" in entry["flags"])
+        assert task["memory"]["stored_bytes"] == 4096 * stored > 0
+        assert len(task["files"]) > 30
+    assert [task["state"] for task in shown["tasks"]].count("zombie") == 1
+    for part in ("ps", "fds", "mems", "rss"):
+        text = crit("x", golden, part).stdout.decode()
+        assert all(str(task["pid"]) in text for task in shown["tasks"] if "memory" in task)
+    refused(crit("x", golden, "cores"))
