@@ -138,7 +138,8 @@ int tracking_close(struct command *command, struct tracking *tracking, int resul
 	else if (!result && tracking->key.root && (tracking->tracker || !tree_lives))
 		keeper_end(&tracking->key);
 	tracker_free(tracking->tracker);
-	if (!result && command->options->auto_dedup && tracking->made_link)
+	/* A page server frees what lies there: what lies here is not all that the images need. */
+	if (!result && command->options->auto_dedup && tracking->made_link && !command->options->page_server)
 		result = free_replaced(command, false);
 	return result;
 }

@@ -100,7 +100,8 @@ bool page_places_part(const struct page_places *places, size_t *index, uint64_t 
 /*
  * Frees the blocks of pages that are in parents of the images at @dirfd and that these images do not need: newer ones
  * replace them, or they are nobody's any more. Older images of the chain cannot be restored after that. With @all, the
- * pages that the images do need are freed too (they have been restored).
- * Returns 0 or a failure; *ret_bytes is what was asked to be freed.
+ * pages that the images do need are freed too (they have been restored). Files of the parents that these images refer
+ * to in no place are left alone: what they are of may be missing here because a copy is not complete. Returns 0 or a
+ * failure; *ret_bytes is what was asked to be freed.
  */
 int images_dedup(int dirfd, bool all, struct failure *failure, uint64_t *ret_bytes);

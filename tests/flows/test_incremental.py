@@ -130,6 +130,34 @@ def test_leave_running_again_and_again(directory):
         mutator.check()
 
 
+def test_freed_pages(directory):
+    """What --auto-dedup frees, and what it may not; images without their pages are refused as such."""
+    with running(directory, 13) as (host, mutator):
+        old, new = directory / "old", directory / "new"
+        dump(host, mutator.pid, old, "--track-mem", "--leave-running")
+        mutator.check()
+        dump(host, mutator.pid, new, "--auto-dedup", parent=old)
+        host.wait_empty()
+
+        def blocks():
+            return {path: path.stat().st_blocks for path in [*old.glob("pages-*"), *new.glob("pages-*")]}
+        before = blocks()
+        refused = hosts.Criu(host).run("restore", mutator.pid, old, "-d")
+        assert refused.status == 1 and "--auto-dedup has freed them" in refused.output, refused
+        hosts.Criu(host).good("restore", mutator.pid, new, "--show-plan", "--auto-dedup")
+        refused = hosts.Criu(host).run("restore", mutator.pid, new, "-d", "--lazy-pages", "--auto-dedup")
+        assert refused.status == 1 and "contradicts" in refused.output, refused
+        assert blocks() == before
+        hosts.Criu(host).restore(mutator.pid, new, "--auto-dedup")
+        mutator.check()
+        assert not any(path.stat().st_blocks for path in new.glob("pages-*"))
+        for pid in host.pids():
+            host.kill(pid)
+        host.wait_empty()
+        refused = hosts.Criu(host).run("restore", mutator.pid, new, "-d")
+        assert refused.status == 1 and "--auto-dedup has freed them" in refused.output, refused
+
+
 def test_killed_keeper_means_a_full_dump(directory):
     with running(directory, 12) as (host, mutator):
         pre_dump(host, mutator.pid, directory / "pre")

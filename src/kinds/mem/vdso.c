@@ -172,6 +172,11 @@ static int patch_image_code(struct restore *restore, char *content, size_t bytes
 	enum { PATCH_BYTES = 12 };
 	struct elf_symbols old, own;
 
+	/* The first page that a restore looks into: pages that were freed read as zeros. */
+	if (bytes && !content[0] && !memcmp(content, content + 1, bytes - 1))
+		return fail(&restore->failure, ENODATA, "pages-freed", "images directory",
+			    "restore the newest images of the chain, if they were not restored with --auto-dedup",
+			    "its pages are gone: `criu dedup` or --auto-dedup has freed them");
 	if (!find_symbols(content, bytes, &old) ||
 	    !find_symbols((const char *)block->code, block->end - block->code, &own))
 		return fail(&restore->failure, EOPNOTSUPP, "vdso-differs", "vDSO",

@@ -287,6 +287,25 @@ def test_no_room_there(directory):
         lives_on(pair, program, 0, "no memory at the destination")
 
 
+KEEPER = "import signal; file = open('/mnt/data', 'r+'); print('up', flush=True); signal.pause()"
+
+
+def test_full_disk_there():
+    """A file that is to be sent has no room: told by name, nothing of it stays, and the program runs on here."""
+    with moving.pair() as pair:
+        for host, size in zip(pair.hosts, ("64m", "1m")):
+            host.check(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", "/mnt"])
+        pair.hosts[0].check(["sh", "-c", "head -c 8000000 /dev/urandom >/mnt/data"])
+        process = pair.hosts[0].start(["/usr/bin/python3", "-c", KEEPER])
+        process.wait_said("up")
+        sent, received = pair.migrate(process.pid, 0, "--send-files")
+        assert (sent.status, received.status) == (1, 1) and "/mnt/data" in sent.output, f"{sent}\n{received}"
+        assert "space" in sent.output, sent
+        assert state_of(pair.hosts[0], process.pid) == "S"
+        pair.hosts[1].wait_empty()
+        assert not os.listdir(pair.hosts[1].path("/mnt")), "what has arrived stays"
+
+
 MEMORY_GROUPS = pathlib.Path("/sys/fs/cgroup/memory")
 
 
