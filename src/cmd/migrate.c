@@ -249,6 +249,8 @@ static int migrate(struct command *command)
 	progress_end(&command->progress);
 	if (!r && !options->dry_run)
 		show_summary(command, &summary);
+	else if (!r && !options->json)
+		printf("Nothing is in the way of moving %d; nothing has been moved.\n", options->tree);
 	return r;
 }
 

@@ -64,10 +64,8 @@ static bool is_ancestor(pid_t pid)
 	return false;
 }
 
-static int check_pid(struct dump *dump)
+int dump_check_pid(pid_t pid, struct failure *failure)
 {
-	struct failure *failure = &dump->failure;
-	pid_t pid = dump->options->pid;
 	_cleanup_free_ char *status = NULL;
 	struct proc_stat stat;
 	char object[32];
@@ -478,7 +476,7 @@ static bool stands_in_wait(pid_t root)
 static int run(struct dump *dump)
 {
 	dump_stage(dump, "start");
-	int error = check_pid(dump);
+	int error = dump_check_pid(dump->options->pid, &dump->failure);
 	if (!error)
 		error = make_run_id(dump);
 	if (!error && !dump->only_explain)

@@ -14,5 +14,9 @@
 int dump_run(const struct dump_options *options, struct failure *failure, DumpStatsEntry *ret_stats,
 	     size_t *ret_blockers);
 
+/* Whether this process can be the root of a dump: it is there, and is none that criu cannot stop. Returns 0 or a
+ * failure. */
+int dump_check_pid(pid_t pid, struct failure *failure);
+
 /* The stages at which options->die_at can end criu, in order, ends with NULL. */
 extern const char *const dump_stages[];

@@ -9,6 +9,7 @@
 #include "base/clock.h"
 #include "base/fd.h"
 #include "base/log.h"
+#include "dump/dump.h"
 #include "kernel/proc.h"
 #include "kernel/vm_flags.h"
 #include "kinds/mem/shmem_track.h"
@@ -109,7 +110,7 @@ static int run_preflight(struct migration *migration)
 				  &migration->preflight);
 	if (!error && failed)
 		error = fail(&migration->failure, EREMOTE, "preflight-failed", NULL,
-			     "the lines above say what helps; --skip-check NAME passes over one",
+			     "`criu migrate` tells each and what helps; --skip-check NAME passes over one",
 			     "nothing was moved: %zu thing%s would fail", failed, failed == 1 ? "" : "s");
 	return error;
 }
@@ -156,9 +157,12 @@ static int move_tree(struct migration *migration)
 
 	if (find_unfinished(migration, &earlier) && !wire->dry_run)
 		return migration_go_on(migration, &earlier);
+	/* The other side need not be troubled with a pid that was mistyped. */
+	int error = dump_check_pid(migration->options->pid, &migration->failure);
+	if (error)
+		return error;
 	migration_reach(migration, "connecting");
-	int error = session_connect(&migration->session, &migration->options->endpoint, wire, &migration->failure);
-
+	error = session_connect(&migration->session, &migration->options->endpoint, wire, &migration->failure);
 	if (!error)
 		error = run_preflight(migration);
 	if (error || wire->dry_run)

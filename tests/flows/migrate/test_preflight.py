@@ -48,9 +48,16 @@ def test_everything_that_would_fail_is_listed():
         partly, _ = pair.migrate(writer.pid, 0, "--dry-run", "--skip-check", "files")
         assert partly.status != 0 and "port 9009" in partly.output, partly
         skipped, _ = pair.migrate(writer.pid, 0, "--dry-run", "--skip-check", "files", "--skip-check", "ports")
-        assert skipped.status == 0, skipped
+        assert skipped.status == 0 and "nothing has been moved" in skipped.output, skipped
         assert writer.pid in pair.hosts[0].pids() and writer.pid not in pair.hosts[1].pids()
         assert occupier.pid in pair.hosts[1].pids()
+
+
+def test_a_pid_that_cannot_be_moved_is_told_before_the_other_side_is_asked():
+    with hosts.Host() as host:
+        for pid, words in ((4194303, "no such process"), (1, "ancestor of criu")):
+            refused = host.run([str(hosts.CRIU), "migrate", "--tree", str(pid), "tcp://127.0.0.1:1"])
+            assert refused.status == 1 and words in refused.output and "connected" not in refused.output, refused
 
 
 def test_files_are_sent():
