@@ -234,7 +234,7 @@ static void __attribute__((noreturn)) guard_main(int work_dirfd, int daemon_fd)
 
 /* ---- the daemon's side ---- */
 
-static int fork_guard(int work_dirfd, struct failure *failure, int *ret_fd)
+int lazy_guard_start(int work_dirfd, struct failure *failure, int *ret_fd)
 {
 	int pair[2], status;
 
@@ -285,7 +285,7 @@ int lazy_guard_attach(int work_dirfd, struct failure *failure,
 
 	socket_name(work_dirfd, LAZY_GUARD_NAME, &address);
 	if (fd < 0 || connect(fd, (struct sockaddr *)&address, sizeof(address)) < 0)
-		return fork_guard(work_dirfd, failure, ret_fd);
+		return lazy_guard_start(work_dirfd, failure, ret_fd);
 	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) < 0 || (peer.uid && peer.uid != geteuid()))
 		return fail(failure, EPERM, "lazy-guard", LAZY_GUARD_NAME, "choose another --work-dir",
 			    "it is the socket of another user");

@@ -19,6 +19,11 @@ struct lazy_held {
 };
 
 /*
+ * Forks a guard that holds nothing, in place of one that has died or that there never was. Returns a socket in *ret_fd
+ * and 0, or a failure.
+ */
+int lazy_guard_start(int work_dirfd, struct failure *failure, int *ret_fd);
+/*
  * Connects to the guard of this work directory, or forks a new one. What an old one holds is given to @take (owner of
  * the descriptors from then on). Returns a socket in *ret_fd and 0, or a failure.
  */

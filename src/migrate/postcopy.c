@@ -225,21 +225,36 @@ static void take_nothing(void *context, const struct lazy_held *held)
 	close(held->state_fd);
 }
 
-/* A guard that was killed is replaced by a new one, which gets all there is. */
+/*
+ * A guard that was killed is replaced by a new one, which gets all there is. Nobody looks for the old one: the kernel
+ * closes its connection to us before the socket that it listens on, and who connects in between would be left without.
+ */
 static int guard_again(struct postcopy *postcopy)
 {
-	close(postcopy->guard_fd);
-	postcopy->guard_fd = -1;
+	close_fd_pointer(&postcopy->guard_fd);
 	log_warn("the guard of the memory has ended; a new one takes over");
-	int error = lazy_guard_attach(postcopy->work_dirfd, postcopy->failure, take_nothing, NULL, &postcopy->guard_fd);
+	int error = lazy_guard_start(postcopy->work_dirfd, postcopy->failure, &postcopy->guard_fd);
 	for (size_t i = 0; i < postcopy->space_count && !error; i++) {
 		const struct space *space = postcopy->spaces[i];
 		error = lazy_guard_add(postcopy->guard_fd,
 				       &(struct lazy_held){space->number, space->userfault_fd, space->state_fd});
-		if (error)
+		if (error) {
+			close_fd_pointer(&postcopy->guard_fd);
 			return guard_lost(postcopy, error);
+		}
 	}
 	return error;
+}
+
+/* Without a guard memory still comes, and to end here would be the end of the tree: it would run on zeros. */
+static void replace_guard(struct postcopy *postcopy)
+{
+	char line[1024];
+
+	if (guard_again(postcopy) == 0)
+		return;
+	log_warn("%s; going on without", failure_line(postcopy->failure, line, sizeof(line)));
+	failure_clear(postcopy->failure);
 }
 
 static struct space *keep_space(struct postcopy *postcopy, const struct lazy_held *held, uint32_t image_id,
@@ -608,7 +623,9 @@ int postcopy_step(struct postcopy *postcopy, int extra_fd, bool *ret_extra)
 	error = wait_events(postcopy, wait, count + FIXED, idle && (postcopy->space_count || extra_fd >= 0));
 	if (error < 0)
 		return error;
-	error = wait[GUARD].revents ? guard_again(postcopy) : 0;
+	if (wait[GUARD].revents)
+		replace_guard(postcopy);
+	error = 0;
 	for (size_t i = 0; i < count && !error; i++)
 		if (wait[FIXED + i].revents)
 			error = read_messages(postcopy, postcopy->spaces[i]);
