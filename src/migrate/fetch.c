@@ -16,6 +16,7 @@
 #include "base/fd.h"
 #include "migrate/demand_supply.h"
 #include "migrate/lazy_daemon.h"
+#include "migrate/lazy_guard.h"
 #include "migrate/stream.h"
 
 struct fetch {
@@ -105,6 +106,35 @@ void fetch_directory_remove(const char *session)
 		unlinkat(fd, entry->d_name, 0);
 	directory_path(session, path, sizeof(path));
 	rmdir(path);
+}
+
+struct held_numbers {
+	uint32_t *items;
+	size_t count, capacity;
+};
+
+static void note_number(void *context, const struct lazy_held *held)
+{
+	struct held_numbers *numbers = context;
+
+	ARRAY_GROW(numbers->items, numbers->count, numbers->capacity);
+	numbers->items[numbers->count++] = held->number;
+	close(held->userfault_fd);
+	close(held->state_fd);
+}
+
+void fetch_abandon(int directory_fd)
+{
+	struct held_numbers numbers = {};
+	struct failure ignored = {};
+	int guard_fd;
+
+	if (lazy_guard_attach(directory_fd, &ignored, note_number, &numbers, &guard_fd) < 0)
+		return;
+	for (size_t i = 0; i < numbers.count; i++)
+		lazy_guard_drop(guard_fd, numbers.items[i]);
+	free(numbers.items);
+	close(guard_fd);
 }
 
 /* ---- the thread ---- */

@@ -620,7 +620,11 @@ static void end(struct reception *reception)
 	if (reception->tree_runs) {
 		cradle_release(reception->cradle);
 	} else {
+		struct failure ignored = {};
 		protocol_send_abort(&reception->session.protocol, &reception->failure);
+		end_fetch(reception, &ignored);
+		if (reception->fetch_dirfd >= 0)
+			fetch_abandon(reception->fetch_dirfd);
 		cradle_end(reception->cradle);
 		give_back_addresses(reception);
 	}

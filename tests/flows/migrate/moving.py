@@ -62,7 +62,18 @@ class Pair:
         """The same, and it must work."""
         sent, received = self.migrate(pid, here, *options, **keywords)
         assert sent.status == 0 and received.status == 0, f"{sent}\n{received}"
+        # It is nobody's child, and ends when it sees that it holds nothing any more.
+        hosts.wait_until(lambda: not self.guards(1 - here))
         return sent
+
+    def guards(self, there):
+        """Those who hold memory that has not come yet."""
+        found = []
+        for pid in self.hosts[there].pids():
+            with contextlib.suppress(OSError):
+                if "lazy-guard" in (self.hosts[there].proc / str(pid) / "comm").read_text():
+                    found.append(pid)
+        return found
 
 
 class Segment(Pair):

@@ -35,6 +35,13 @@ def test_after_rounds(directory):
                  "--at-timeout", "post-copy")
 
 
+def test_forks_and_mappings_that_grow(directory):
+    """While memory follows, the program forks, moves mappings and gives pages back."""
+    with changing(directory, 16, 100, "wild") as (pair, program):
+        for number in range(4):
+            move(pair, program, number % 2, "--post-copy", "--bandwidth", "32M", "--compress", "none")
+
+
 def test_kinds_of_both_are_told(directory):
     """What came before the tree ran there, and what followed."""
     with changing(directory, 32, 1000) as (pair, program):
@@ -161,9 +168,8 @@ def test_guard_is_killed(directory):
         sender = pair.start_migrate(program.pid, 0, *SLOW)
         following(pair, program, receiver)
         there = pair.hosts[1]
-        guards = [pid for pid in there.pids() if "lazy-guard" in (there.proc / str(pid) / "comm").read_text()]
-        assert len(guards) == 1
-        there.kill(guards[0])
+        assert len(pair.guards(1)) == 1
+        there.kill(pair.guards(1)[0])
         sent = sender.wait()
         assert (sent.status, receiver.wait().status) == (0, 0), f"{sent}\n{receiver.output()}"
         arrived(pair, program, "guard killed")
