@@ -69,6 +69,10 @@ int resume_check_alive(struct restore *restore)
 	for (;;) {
 		int status;
 		pid_t pid = waitpid(-1, &status, __WALL | WNOHANG);
+		/* The root of a migration is no child of ours. */
+		if (pid <= 0 && restore->options->preload && kill(restore->tasks[0]->pid, 0) < 0 && errno == ESRCH)
+			return fail(&restore->failure, ECHILD, "restore-died", NULL, NULL,
+				    "process %d ended while it was being restored", restore->tasks[0]->pid);
 		if (pid <= 0 || atomic_load(&restore->shared->aborted))
 			return 0;
 		int signal = WIFSTOPPED(status) ? WSTOPSIG(status) : WIFSIGNALED(status) ? WTERMSIG(status) : 0;
