@@ -19,8 +19,8 @@ int fetch_directory_open(const char *session, bool make, struct failure *failure
 /* Keeps the pagemaps of the images directory in it. Returns 0 or a failure. */
 int fetch_keep_pagemaps(int directory_fd, int images_dirfd, struct failure *failure);
 /*
- * The tree is to end: the guard lets go of what it holds. Otherwise whoever looks into the tree's memory from outside, as
- * the restore does, could wait for a missing page for ever. No fetch is running.
+ * The tree is to end: the guard lets go of what it holds. Otherwise whoever looks into the tree's memory from outside,
+ * as the restore does, could wait for a missing page for ever. No fetch is running.
  */
 void fetch_abandon(int directory_fd);
 /* Everything is in place, or will never be: nothing of the directory stays. Other names are left alone. */
