@@ -11,7 +11,7 @@
 #include "migrate/protocol_check.h"
 #include "migrate/stream.h"
 
-enum { KIB = 1 << 10, MIB = 1 << 20, ANY_SIDE = -1 };
+enum { KIB = 1 << 10, MIB = 1 << 20, ANY_SIDE = -1, BODY_TIMEOUT_MS = 15000 };
 #define NO_STATE MIGRATE_STATE_COUNT
 
 #define IN(state) (1u << MIGRATE_##state)
@@ -157,7 +157,11 @@ int message_receive(struct stream *stream, uint32_t types, struct failure *failu
 	_cleanup_free_ uint8_t *bytes = malloc(length + 1);
 	if (!bytes)
 		return fail(failure, ENOMEM, "memory", stream_peer(stream), NULL, "no memory for a message");
+	/* A length that was spoilt on the way would make both sides wait for each other. */
+	int timeout_ms = stream->timeout_ms;
+	stream_set_timeout(stream, BODY_TIMEOUT_MS);
 	r = stream_read_full(stream, bytes, length);
+	stream_set_timeout(stream, timeout_ms);
 	if (r < 0)
 		return stream_fail(stream, r, failure);
 	r = message_decode(type, bytes, length, failure, ret_message);
