@@ -225,11 +225,20 @@ def descendants(pid):
 
 
 def describe(host):
+    """What a program that does not answer waits for: each task's system call and the connections with bytes on the way."""
     lines = []
     for pid in sorted(host.pids()):
+        directory = host.proc / str(pid)
         with contextlib.suppress(OSError):
-            lines.append(f"{pid}: {(host.proc / str(pid) / 'stat').read_text()[:80]}")
-    return "; ".join(lines)
+            lines.append(f"{pid}: {(directory / 'stat').read_text()[:80]}")
+            lines.append(f"    in {(directory / 'wchan').read_text()}, call {(directory / 'syscall').read_text().strip()}")
+    with contextlib.suppress(OSError):
+        for name in ("tcp", "tcp6"):
+            for line in (pathlib.Path(f"/proc/{host.first_pid}/net") / name).read_text().splitlines()[1:]:
+                words = line.split()
+                if words[4] != "00000000:00000000" or words[5][:2] != "00":
+                    lines.append(f"{name} {words[1]} {words[2]} state {words[3]}, queues {words[4]}, timer {words[5]}")
+    return "\n".join(lines)
 
 
 def tail(path, lines=25):

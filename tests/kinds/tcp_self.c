@@ -20,12 +20,16 @@
 
 #define MANY 100
 #define FLOOD_MAX (8 << 20)
+/* The kernel sends while the program is stopped, in segments so small that it must know how far it was. */
+#define PACED_BYTES (192 << 10)
+#define PACED_RATE (1 << 20) /* bytes a second */
+#define PACED_SEGMENT 100
 
 struct pair {
 	int client, server;
 };
 
-static struct pair idle, waiting, flooded, half_closed, ended, over, v6, mapped, tuned, many[MANY], shared;
+static struct pair idle, waiting, flooded, paced, half_closed, ended, over, v6, mapped, tuned, many[MANY], shared;
 static size_t flood_bytes;
 
 static int get_int(int fd, int level, int option)
@@ -52,7 +56,7 @@ static int tcp_state(int fd)
 }
 
 /* The listener goes away at once: its connections must come back without it. */
-static struct pair make_pair(int family, const char *address)
+static struct pair make_pair_in_segments(int family, const char *address, int segment_bytes)
 {
 	struct sockaddr_in6 v6_name = {.sin6_family = AF_INET6};
 	struct sockaddr_in v4_name = {.sin_family = AF_INET};
@@ -62,6 +66,8 @@ static struct pair make_pair(int family, const char *address)
 	struct pair pair;
 
 	MUST(inet_pton(family, address, family == AF_INET6 ? (void *)&v6_name.sin6_addr : (void *)&v4_name.sin_addr));
+	if (segment_bytes)
+		set_int(listener, IPPROTO_TCP, TCP_MAXSEG, segment_bytes);
 	MUST(bind(listener, name, size));
 	MUST(listen(listener, 1));
 	MUST(getsockname(listener, name, &size));
@@ -70,6 +76,11 @@ static struct pair make_pair(int family, const char *address)
 	pair.server = MUST(accept(listener, NULL, NULL));
 	close(listener);
 	return pair;
+}
+
+static struct pair make_pair(int family, const char *address)
+{
+	return make_pair_in_segments(family, address, 0);
 }
 
 static void check_exchange(const char *what, struct pair pair)
@@ -130,26 +141,48 @@ static void flood(void)
 	fcntl(flooded.client, F_SETFL, flags);
 }
 
-static void check_flooded(void)
+/* Reads @count bytes of those that were sent. */
+static void check_bytes(const char *what, int fd, size_t count)
 {
 	static unsigned char data[65536];
 	size_t position = 0;
 
-	while (position < flood_bytes) {
-		size_t wanted = flood_bytes - position < sizeof(data) ? flood_bytes - position : sizeof(data);
-		ssize_t count = recv(flooded.server, data, wanted, 0);
+	while (position < count) {
+		ssize_t got = recv(fd, data, count - position < sizeof(data) ? count - position : sizeof(data), 0);
 
-		if (count <= 0)
+		if (got <= 0)
 			break;
-		for (ssize_t i = 0; i < count; i++)
+		for (ssize_t i = 0; i < got; i++)
 			if (data[i] != flood_byte(position + i)) {
-				CHECK(false, "byte %zu of %zu is wrong", position + i, flood_bytes);
+				CHECK(false, "%s: byte %zu of %zu is wrong", what, position + i, count);
 				return;
 			}
-		position += (size_t)count;
+		position += (size_t)got;
 	}
-	CHECK(position == flood_bytes, "%zu of %zu bytes: %s", position, flood_bytes, strerror(errno));
+	CHECK(position == count, "%s: %zu of %zu bytes: %s", what, position, count, strerror(errno));
+}
+
+static void check_flooded(void)
+{
+	check_bytes("flooded", flooded.server, flood_bytes);
 	flood();
+}
+
+/* Bytes that are on the way, some of them all the time. */
+static void send_paced(void)
+{
+	static unsigned char data[PACED_BYTES];
+
+	for (size_t i = 0; i < sizeof(data); i++)
+		data[i] = flood_byte(i);
+	set_int(paced.client, SOL_SOCKET, SO_MAX_PACING_RATE, PACED_RATE);
+	CHECK(send(paced.client, data, sizeof(data), MSG_NOSIGNAL) == sizeof(data), "%s", strerror(errno));
+}
+
+static void check_paced(void)
+{
+	check_bytes("paced", paced.server, PACED_BYTES);
+	send_paced();
 }
 
 /* The client said its last byte; the server has not. */
@@ -264,6 +297,9 @@ static void make_all(void)
 	idle = make_pair(AF_INET, "127.0.0.1");
 	waiting = make_pair(AF_INET, "127.0.0.1");
 	flooded = make_pair(AF_INET, "127.0.0.1");
+	paced = make_pair_in_segments(AF_INET, "127.0.0.1", PACED_SEGMENT);
+	set_int(paced.client, SOL_SOCKET, SO_SNDBUF, 2 * PACED_BYTES);
+	set_int(paced.server, SOL_SOCKET, SO_RCVBUF, 2 * PACED_BYTES);
 	half_closed = make_pair(AF_INET, "127.0.0.1");
 	ended = make_pair(AF_INET6, "::1");
 	over = make_pair(AF_INET, "127.0.0.1");
@@ -288,6 +324,7 @@ static void make_all(void)
 	wait_state(over.server, 7);
 	tune();
 	flood();
+	send_paced();
 }
 
 int main(void)
@@ -300,6 +337,7 @@ int main(void)
 		check_exchange("idle", idle);
 		check_waiting();
 		check_flooded();
+		check_paced();
 		check_half_closed();
 		check_over();
 		check_exchange("v6", v6);

@@ -137,6 +137,33 @@ static void test_missing(void **state)
 	assert_string_equal(world->failure.code, "image-missing");
 }
 
+/* The sender was read with 30 bytes unsent, whose sequence numbers pass zero; then the receiver got some of them. */
+static void test_sent_meanwhile(void **state)
+{
+	struct tcp_stream *sender = example(), *receiver = example();
+	const uint32_t end = 10, before_end[] = {50, 30, 20, 0};
+	const uint32_t unsent[] = {30, 30, 20, 0};
+
+	for (int fin = 0; fin < 2; fin++)
+		for (size_t i = 0; i < 4; i++) {
+			sender->state = fin ? TCP_STATE_FIN_WAIT1 : TCP_STATE_ESTABLISHED;
+			sender->entry.outq_seq = end + (uint32_t)fin;
+			sender->entry.outq_len = 60;
+			sender->entry.unsq_len = 30;
+			receiver->state = TCP_STATE_ESTABLISHED;
+			receiver->entry.inq_seq = end - before_end[i];
+			tcp_stream_count_sent(sender, receiver);
+			assert_int_equal(sender->entry.unsq_len, unsent[i]);
+		}
+	receiver->state = TCP_STATE_CLOSE_WAIT; /* it has the end as well */
+	receiver->entry.inq_seq = end + 1;
+	sender->entry.unsq_len = 30;
+	tcp_stream_count_sent(sender, receiver);
+	assert_int_equal(sender->entry.unsq_len, 0);
+	tcp_stream_free(sender);
+	tcp_stream_free(receiver);
+}
+
 static void test_text(void **state)
 {
 	struct connection four = {.family = AF_INET, .local_port = 80, .remote_port = 4000};
@@ -157,6 +184,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_out_of_range, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_truncated, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_missing, set_up, tear_down),
+		cmocka_unit_test(test_sent_meanwhile),
 		cmocka_unit_test(test_text),
 	};
 

@@ -6,7 +6,8 @@
  * moment before may still be on their way to the socket, so whatever changed after it was read is read again.
  *
  * A connection with both ends in the tree needs no lock: neither program can send, and reading the sending side of
- * both ends before the receiving side of either makes a pair that fits (tcp_stream.h).
+ * both ends before the receiving side of either makes a pair that fits: what the kernel moved in between is in both
+ * images, and counts as sent.
  *
  * While its queues are read, a socket is in repair mode for some microseconds, and a program that writes meanwhile
  * gets an error. So a child process of criu reads them: when criu is killed and the tree runs again, the child ends
@@ -45,7 +46,7 @@ struct tcp_dump_connection {
 	InetSkEntry *entry;
 	struct connection connection;
 	size_t netns; /* index in tcp_dump.netns */
-	bool inside;
+	struct tcp_dump_connection *other_end; /* in the tree too; NULL: the peer is outside */
 	struct tcp_stream *stream;
 };
 
@@ -163,7 +164,7 @@ static void find_pairs(struct tcp_dump *state)
 		struct tcp_dump_connection *connection = &state->connections[i];
 		struct tcp_dump_connection *other = index_find_reverse(index, &connection->connection);
 
-		connection->inside = other && other->netns == connection->netns;
+		connection->other_end = other && other->netns == connection->netns ? other : NULL;
 	}
 	HASH_CLEAR(hh, index);
 	free(nodes);
@@ -177,7 +178,7 @@ static void close_outside(struct tcp_dump *state)
 	for (size_t i = 0; i < state->count; i++) {
 		struct tcp_dump_connection *connection = &state->connections[i];
 
-		if (connection->inside) {
+		if (connection->other_end) {
 			state->connections[kept++] = *connection;
 			continue;
 		}
@@ -187,6 +188,7 @@ static void close_outside(struct tcp_dump *state)
 		connection->entry->shutdown = SK_SHUTDOWN__BOTH;
 	}
 	state->count = kept;
+	find_pairs(state); /* they have moved */
 }
 
 /* The connections of one namespace that have a peer outside; the caller frees them. */
@@ -196,7 +198,7 @@ static struct connection *outside_connections(const struct tcp_dump *state, size
 	size_t count = 0;
 
 	for (size_t i = 0; i < state->count; i++)
-		if (!state->connections[i].inside && state->connections[i].netns == netns)
+		if (!state->connections[i].other_end && state->connections[i].netns == netns)
 			outside[count++] = state->connections[i].connection;
 	*ret_count = count;
 	return outside;
@@ -291,13 +293,16 @@ static int dump_pairs(struct dump *dump, struct tcp_dump *state)
 	int ret = 0;
 
 	for (size_t i = 0; i < state->count && !ret; i++)
-		if (state->connections[i].inside)
+		if (state->connections[i].other_end)
 			ret = read_connection(dump, state, &state->connections[i], READ_SEND);
 	for (size_t i = 0; i < state->count && !ret; i++)
-		if (state->connections[i].inside)
+		if (state->connections[i].other_end)
 			ret = read_connection(dump, state, &state->connections[i], READ_RECEIVE);
 	for (size_t i = 0; i < state->count && !ret; i++)
-		if (state->connections[i].inside)
+		if (state->connections[i].other_end)
+			tcp_stream_count_sent(state->connections[i].stream, state->connections[i].other_end->stream);
+	for (size_t i = 0; i < state->count && !ret; i++)
+		if (state->connections[i].other_end)
 			ret = write_connection(dump, &state->connections[i]);
 	return ret;
 }
@@ -327,12 +332,12 @@ static int dump_all_outside(struct dump *dump, struct tcp_dump *state)
 	int ret = 0;
 
 	for (size_t i = 0; i < state->count && !ret; i++)
-		if (!state->connections[i].inside)
+		if (!state->connections[i].other_end)
 			ret = dump_outside(dump, state, &state->connections[i]);
 	for (int round = 0; round < REREAD_MAX && changed && !ret; round++) {
 		changed = false;
 		for (size_t i = 0; i < state->count && !ret; i++)
-			if (!state->connections[i].inside)
+			if (!state->connections[i].other_end)
 				ret = reread_stale(dump, state, &state->connections[i], &changed);
 	}
 	return ret;

@@ -354,6 +354,26 @@ int tcp_stream_read_receive(struct failure *failure, int fd, struct tcp_stream *
 	return fail_read(failure, -EAGAIN, "receive queue, which does not come to rest");
 }
 
+/* The sequence number behind the last byte that the peer sent; its FIN comes later. */
+static uint32_t data_end_received(const struct tcp_stream *stream)
+{
+	return stream->entry.inq_seq - (tcp_state_has_peer_fin(stream->state) ? 1 : 0);
+}
+
+static uint32_t data_end_sent(const struct tcp_stream *stream)
+{
+	return stream->entry.outq_seq - (tcp_state_has_own_fin(stream->state) ? 1 : 0);
+}
+
+void tcp_stream_count_sent(struct tcp_stream *sender, const struct tcp_stream *receiver)
+{
+	uint32_t not_received = data_end_sent(sender) - data_end_received(receiver);
+
+	/* More than was unsent: some of it is on the way, or was lost; the sender repeats it. */
+	if (not_received < sender->entry.unsq_len)
+		sender->entry.unsq_len = not_received;
+}
+
 int tcp_stream_read_ended(struct failure *failure, int fd, struct tcp_stream *stream)
 {
 	stream->state = TCP_STATE_CLOSE;
@@ -465,17 +485,6 @@ static int set_sequence(int fd, enum repair_queue queue, uint32_t sequence)
 	int ret = set_tcp(fd, TCP_REPAIR_QUEUE, queue);
 
 	return ret ? ret : set_tcp(fd, TCP_QUEUE_SEQ, (int)sequence);
-}
-
-/* The sequence number behind the last byte that the peer sent; its FIN comes later. */
-static uint32_t data_end_received(const struct tcp_stream *stream)
-{
-	return stream->entry.inq_seq - (tcp_state_has_peer_fin(stream->state) ? 1 : 0);
-}
-
-static uint32_t data_end_sent(const struct tcp_stream *stream)
-{
-	return stream->entry.outq_seq - (tcp_state_has_own_fin(stream->state) ? 1 : 0);
 }
 
 int tcp_stream_attach(int fd, const struct tcp_stream *stream, const void *remote, size_t remote_size)

@@ -66,6 +66,12 @@ void tcp_stream_free(struct tcp_stream *stream);
  */
 int tcp_stream_read_send(struct failure *failure, int fd, struct tcp_stream *stream);
 int tcp_stream_read_receive(struct failure *failure, int fd, struct tcp_stream *stream);
+
+/*
+ * Both ends of a connection are read one after the other, and the kernel goes on to send meanwhile (a paced queue, a
+ * timer): what @receiver, read later, has got was sent by @sender, whatever that said of itself.
+ */
+void tcp_stream_count_sent(struct tcp_stream *sender, const struct tcp_stream *receiver);
 /* The unread bytes of a connection that has ended; nothing else is left of it. Returns 0 or a failure. */
 int tcp_stream_read_ended(struct failure *failure, int fd, struct tcp_stream *stream);
 /* Has the connection moved on since it was read? */
