@@ -45,7 +45,7 @@ struct tcp_dump_connection {
 	struct dump_file *file;
 	InetSkEntry *entry;
 	struct connection connection;
-	size_t netns; /* index in tcp_dump.netns */
+	size_t netns;                          /* index in tcp_dump.netns */
 	struct tcp_dump_connection *other_end; /* in the tree too; NULL: the peer is outside */
 	struct tcp_stream *stream;
 };
