@@ -7,6 +7,7 @@
 #include "cmd/dump_options.h"
 #include "cmd/page_options.h"
 #include "cmd/tracking.h"
+#include "dump/capture.h"
 #include "dump/dump.h"
 #include "dump/stopped.h"
 #include "migrate/lazy_dump.h"
@@ -122,6 +123,43 @@ static int dump_to_server(struct command *command, struct dump_options *dump_opt
 	return error;
 }
 
+/* ---- an image streamer ---- */
+
+struct streamed_dump {
+	struct command *command;
+	struct capture *capture;
+};
+
+static void show_streamed_progress(void *context, const struct progress *progress)
+{
+	progress_show(&((struct streamed_dump *)context)->command->progress, progress);
+}
+
+/* The tree may end only when the streamer has everything. */
+static int finish_capture(void *context, struct dump *dump)
+{
+	return capture_finish(((struct streamed_dump *)context)->capture, &dump->failure);
+}
+
+static int dump_to_streamer(struct command *command, struct dump_options *dump_options, DumpStatsEntry *ret_stats)
+{
+	static const struct dump_steps steps = {.written = finish_capture};
+	struct streamed_dump streamed = {.command = command};
+	size_t blockers;
+
+	int error = capture_open(command->images_dirfd, &command->failure, &streamed.capture);
+	if (error < 0)
+		return error;
+	dump_options->images_dirfd = capture_directory(streamed.capture);
+	dump_options->page_sink = capture_sink(streamed.capture);
+	dump_options->steps = &steps;
+	dump_options->progress = show_streamed_progress;
+	dump_options->context = &streamed;
+	error = dump_run(dump_options, &command->failure, ret_stats, &blockers);
+	capture_free(streamed.capture);
+	return error;
+}
+
 /* ---- memory that stays until it is fetched ---- */
 
 struct lazy_dumping {
@@ -189,6 +227,8 @@ static int run_dump(struct command *command, struct dump_options *dump_options, 
 {
 	size_t blockers;
 
+	if (command->options->stream)
+		return dump_to_streamer(command, dump_options, ret_stats);
 	if (command->options->lazy_pages)
 		return dump_lazily(command, dump_options, ret_stats);
 	if (command->options->page_server)

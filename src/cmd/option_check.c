@@ -152,20 +152,44 @@ static int check_scheme(const struct options *options, struct failure *failure)
 	return 0;
 }
 
+/* Config files count here too: what they ask for would be left out without a word. */
+static int check_stream(const struct options *options, unsigned verb, struct failure *failure)
+{
+	static const char later[] = "a streamer gives its images to one restore and to no later dump";
+	const struct option_row *row = option_find("stream");
+
+	if (!options->stream || !(verb & (DUMPS | VERB_RESTORE)))
+		return 0;
+	if (verb == VERB_PRE_DUMP)
+		return refuse(row, failure, later, "cannot be with pre-dump, whose images a later dump needs");
+	if (verb == VERB_DUMP && options->track_mem)
+		return refuse(row, failure, later, "contradicts --track-mem");
+	if (verb == VERB_DUMP && options->prev_images_dir)
+		return refuse(row, failure, "dump in full", "contradicts --prev-images-dir");
+	if (verb == VERB_DUMP && options->page_server)
+		return refuse(row, failure, "send the memory to a streamer or to a page server: give one of the two",
+			      "contradicts --page-server");
+	if (options->lazy_pages)
+		return refuse(row, failure, "`criu migrate --post-copy` moves a tree without files",
+			      "contradicts --lazy-pages");
+	if (options->auto_dedup)
+		return refuse(row, failure, "there are no files whose pages could be freed",
+			      "contradicts --auto-dedup");
+	return 0;
+}
+
 int options_check(const struct options *options, const struct verb *verb, struct failure *failure)
 {
 	/* help and version look at none. */
 	if (!verb->bit)
 		return 0;
-	if (options->stream && verb->bit & (DUMPS | VERB_RESTORE))
-		return fail(failure, EOPNOTSUPP, "option-stream", "--stream",
-			    "`criu migrate` moves a tree without files; or put the images on a tmpfs",
-			    "the protocol of image streamers is not known to this criu");
 	int r = check_verb(options, verb, failure);
 	if (!r)
 		r = check_needs(options, verb->bit, failure);
 	if (!r)
 		r = check_conflicts(options, verb->bit, failure);
+	if (!r)
+		r = check_stream(options, verb->bit, failure);
 	if (!r && verb->bit == VERB_MIGRATE)
 		r = check_scheme(options, failure);
 	return r;

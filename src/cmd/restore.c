@@ -20,6 +20,7 @@ static void restore_options_fill(struct command *command, struct restore_options
 		.images_dirfd = command->images_dirfd,
 		.work_dirfd = command->work_dirfd,
 		.detached = options->restore_detached || options->exec_command,
+		.stream = options->stream,
 		.lazy_pages = options->lazy_pages,
 		.sibling = options->restore_sibling,
 		.shell_job = options->shell_job,

@@ -35,6 +35,7 @@
 #include "kinds/task/fs.h"
 #include "kinds/task/pending.h"
 #include "model/action_script.h"
+#include "model/page_sink.h"
 
 const char *const dump_stages[] = {
 	"start",    "frozen",    "collected", "injecting", "injected", "inspecting", "inspected",
@@ -211,13 +212,13 @@ static void block_termination(sigset_t *ret_previous)
 	sigprocmask(SIG_BLOCK, &termination, ret_previous);
 }
 
-static int check_interrupted(struct dump *dump)
+int dump_check_interrupted(struct failure *failure)
 {
 	sigset_t pending;
 
 	sigpending(&pending);
 	if (sigismember(&pending, SIGINT) || sigismember(&pending, SIGTERM) || sigismember(&pending, SIGHUP))
-		return fail(&dump->failure, EINTR, "interrupted", "dump", NULL, "ended by a signal; the tree runs on");
+		return fail(failure, EINTR, "interrupted", "dump", NULL, "ended by a signal; the tree runs on");
 	return 0;
 }
 
@@ -233,7 +234,7 @@ static int pre_dump(struct dump *dump, uint64_t begin)
 	int error = pre_dump_frozen(dump);
 
 	if (!error)
-		error = check_interrupted(dump);
+		error = dump_check_interrupted(&dump->failure);
 	thaw_tree(dump);
 	dump->stats.frozen_time = clock_now_us() - begin;
 	uint64_t running = clock_now_us();
@@ -253,7 +254,7 @@ static int dump_frozen(struct dump *dump)
 	if (dump->options->tracker)
 		tracker_begin(dump);
 	if (!error)
-		error = check_interrupted(dump);
+		error = dump_check_interrupted(&dump->failure);
 	if (!error)
 		error = inspect_tree(dump);
 	dump_stage(dump, "inspected");
@@ -263,17 +264,17 @@ static int dump_frozen(struct dump *dump)
 	if (!error)
 		error = released;
 	if (!error)
-		error = check_interrupted(dump);
+		error = dump_check_interrupted(&dump->failure);
 	if (!error)
 		error = describe(dump);
 	dump_stage(dump, "described");
 	if (!error)
-		error = check_interrupted(dump);
+		error = dump_check_interrupted(&dump->failure);
 	if (!error)
 		error = write_memory(dump);
 	dump_stage(dump, "pages");
 	if (!error)
-		error = check_interrupted(dump);
+		error = dump_check_interrupted(&dump->failure);
 	return error ? error : pending_refresh(dump);
 }
 
@@ -529,6 +530,7 @@ static int attempt(const struct dump_options *options, bool again, struct failur
 	struct dump dump = {.options = options,
 			    .images_dirfd = options->images_dirfd,
 			    .only_explain = options->explain,
+			    .last_pages_id = options->page_sink ? options->page_sink->last_pages_id : 0,
 			    .vm_flags = options->vm_flags,
 			    .closes_remnants = again};
 	struct directory_listing before = {};

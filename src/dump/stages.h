@@ -8,6 +8,8 @@ struct proc_stat;
 
 /* Marks the begin of what follows: for the log, and for tests that let criu die here. */
 void dump_stage(struct dump *dump, const char *name);
+/* The signals that ask criu to end are blocked. Returns a failure if one has come, or 0. */
+int dump_check_interrupted(struct failure *failure);
 
 /*
  * Every thread of every live task of the tree is seized and stopped, none is missing. On failure all are let go.

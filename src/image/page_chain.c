@@ -63,8 +63,10 @@ struct page_chain {
 	struct store *stores;
 	size_t store_count, store_capacity;
 	struct resolved *resolved;
-	bool lazy_allowed;    /* page_chain_allow_lazy() */
-	uint32_t lazy_source; /* … and the source of such pages */
+	bool lazy_allowed;                             /* page_chain_allow_lazy() */
+	uint32_t lazy_source;                          /* … and the source of such pages */
+	int (*fetch)(void *context, const char *name); /* page_chain_set_fetch(); may be NULL */
+	void *fetch_context;
 };
 
 /* ---- lists of places ---- */
@@ -194,6 +196,11 @@ int64_t page_chain_find_store(const struct page_chain *chain, enum image_kind ki
 	return -1;
 }
 
+static int fetch(const struct page_chain *chain, size_t level, const char *name)
+{
+	return chain->fetch && !level ? chain->fetch(chain->fetch_context, name) : 0;
+}
+
 static int check_pages_file(struct page_chain *chain, size_t level, uint32_t pages_id, uint64_t pages)
 {
 	struct stat stat;
@@ -201,7 +208,9 @@ static int check_pages_file(struct page_chain *chain, size_t level, uint32_t pag
 
 	if (!pages)
 		return 0;
-	image_name(IMAGE_PAGES, pages_id, name, sizeof(name));
+	int error = fetch(chain, level, image_name(IMAGE_PAGES, pages_id, name, sizeof(name)));
+	if (error < 0)
+		return error;
 	if (fstatat(chain->levels[level].dirfd, name, &stat, 0) < 0)
 		return fail_errno(chain->failure, errno, "image-open", name, "copy the whole images directory",
 				  "cannot open the image file");
@@ -465,8 +474,12 @@ static int read_pagemap(struct reading *reading)
 {
 	struct page_chain *chain = reading->chain;
 	struct image *image;
-	int error = image_open(chain->levels[reading->level].dirfd, chain->failure, reading->kind, reading->id, &image);
+	char name[64];
+	int error = fetch(chain, reading->level, image_name(reading->kind, reading->id, name, sizeof(name)));
 
+	if (!error)
+		error = image_open(chain->levels[reading->level].dirfd, chain->failure, reading->kind, reading->id,
+				   &image);
 	if (error < 0)
 		return error;
 	reading->target = add_resolved(chain, reading->kind, reading->level, reading->id);
@@ -538,6 +551,12 @@ struct page_chain *page_chain_new(int images_dirfd, struct failure *failure)
 	chain->levels[chain->level_count++] =
 		(struct level){.dirfd = dirfd, .device = stat.st_dev, .inode = stat.st_ino};
 	return chain;
+}
+
+void page_chain_set_fetch(struct page_chain *chain, int (*fetch_file)(void *context, const char *name), void *context)
+{
+	chain->fetch = fetch_file;
+	chain->fetch_context = context;
 }
 
 void page_chain_free(struct page_chain *chain)

@@ -36,6 +36,11 @@ struct page_chain;
 
 /* The chain has its own copy of @images_dirfd; @failure must live as long as the chain. */
 struct page_chain *page_chain_new(int images_dirfd, struct failure *failure);
+/*
+ * Where files come from that are not in the images directory yet: @fetch is called with the name of each before it is
+ * looked for there, and returns 0 or a failure. Those of parents are not asked for.
+ */
+void page_chain_set_fetch(struct page_chain *chain, int (*fetch)(void *context, const char *name), void *context);
 /* Closes and frees everything but the stores' descriptors. NULL is allowed. */
 void page_chain_free(struct page_chain *chain);
 /*

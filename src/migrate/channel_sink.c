@@ -8,7 +8,8 @@
 
 _Static_assert((int)SPACE_PROCESS == PAGE_SPACE_PROCESS && (int)SPACE_SHMEM == PAGE_SPACE_SHMEM, "same numbers");
 
-static int open_space(struct page_sink *sink, struct failure *failure, enum page_space space, uint64_t id)
+static int open_space(struct page_sink *sink, struct failure *failure, enum page_space space, uint64_t id,
+		      uint32_t pages_id)
 {
 	if (id > UINT32_MAX)
 		return fail(failure, EOVERFLOW, "space-id", sink->name, NULL, "id %llu does not fit",

@@ -18,7 +18,8 @@ struct page_client {
 /* What every page server knows; the others describe how pages lay in memory. */
 #define WIRE_FLAGS (PAGEMAP_IN_PARENT | PAGEMAP_LAZY | PAGEMAP_PRESENT)
 
-static int open_space(struct page_sink *sink, struct failure *failure, enum page_space space, uint64_t id)
+static int open_space(struct page_sink *sink, struct failure *failure, enum page_space space, uint64_t id,
+		      uint32_t pages_id)
 {
 	struct page_client *client = (struct page_client *)sink;
 	const struct page_request request = {.command = PAGE_COMMAND_OPEN_ANSWER,

@@ -12,13 +12,13 @@
 #include "base/clock.h"
 #include "base/fd.h"
 #include "base/log.h"
+#include "base/memory_directory.h"
 #include "image/image.h"
 #include "kernel/proc.h"
 #include "migrate/address.h"
 #include "migrate/cradle.h"
 #include "migrate/fetch.h"
 #include "migrate/journal.h"
-#include "migrate/memory_directory.h"
 #include "migrate/preflight.h"
 #include "migrate/session_link.h"
 #include "migrate/stream.h"
@@ -666,7 +666,7 @@ int receive_session(const struct receive_options *options, struct session_entry 
 	if (!error && reception.session.resume)
 		error = take_over(&reception);
 	if (!error)
-		error = memory_directory_open(&reception.failure, &reception.images_dirfd);
+		error = memory_directory_open(NULL, &reception.failure, &reception.images_dirfd);
 	if (!error && options->report && options->report->began)
 		options->report->began(options->report->context, reception.session.peer_pid,
 				       reception.session.peer_comm, reception.session.peer_host);

@@ -12,12 +12,12 @@
 
 #include "base/clock.h"
 #include "base/fd.h"
+#include "base/memory_directory.h"
 #include "dump/dump.h"
 #include "kernel/vm_flags.h"
 #include "kinds/mem/memory.h"
 #include "kinds/mem/shmem_track.h"
 #include "kinds/mem/track.h"
-#include "migrate/memory_directory.h"
 #include "migrate/migration.h"
 #include "migrate/preflight.h"
 #include "migrate/throttle.h"
@@ -259,7 +259,7 @@ static int run_round(struct migration *migration, bool last)
 
 	close_fd_pointer(&migration->images_dirfd);
 	migration->images_dirfd = -1;
-	int error = memory_directory_open(&migration->failure, &migration->images_dirfd);
+	int error = memory_directory_open(NULL, &migration->failure, &migration->images_dirfd);
 	if (error < 0)
 		return error;
 	dump.images_dirfd = dump.work_dirfd = migration->images_dirfd;

@@ -95,6 +95,7 @@ struct restore_options {
 	pid_t pid; /* must be the root of the images; 0 = not asked */
 	int images_dirfd;
 	int work_dirfd;
+	bool stream;        /* images come from the streamer that listens in images_dirfd (image/image_streamer.h) */
 	bool lazy_pages;    /* `criu lazy-pages`, whose socket is in work_dirfd, brings memory later */
 	bool detached;      /* do not wait for the tree */
 	bool sibling;       /* the root becomes a child of criu's parent */

@@ -38,8 +38,12 @@ struct page_sink_ops {
 	 * no pages (PAGEMAP_IN_PARENT). References to another task's pages cannot be told: such pages come in full.
 	 */
 	bool keeps_pagemap;
-	/* Returns 0 or a failure that it has reported with fail(). */
-	int (*open)(struct page_sink *sink, struct failure *failure, enum page_space space, uint64_t id);
+	/*
+	 * @pages_id  what the pagemap image will say of the file with the pages; nothing to a sink that keeps the
+	 * pagemap Returns 0 or a failure that it has reported with fail().
+	 */
+	int (*open)(struct page_sink *sink, struct failure *failure, enum page_space space, uint64_t id,
+		    uint32_t pages_id);
 	/* @pages  their number; @flags  PAGEMAP_… of image.h. Pages follow if PAGEMAP_PRESENT is set. 0 or -errno. */
 	int (*entry)(struct page_sink *sink, enum page_space space, uint64_t id, uint64_t address, uint64_t pages,
 		     uint32_t flags);
@@ -54,4 +58,9 @@ struct page_sink_ops {
 struct page_sink {
 	const struct page_sink_ops *ops;
 	const char *name; /* for failures: "page server 10.0.0.2:27" */
+	/*
+	 * The highest pages_id that open() was called with, kept by sinks that cannot take back what they have sent:
+	 * when a dump begins anew (a connection was in flight), it goes on from there.
+	 */
+	uint32_t last_pages_id;
 };

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "model/restore.h"
 
+#include "image/image_streamer.h"
+
 const char *restore_task_name(struct restore *restore, const struct restore_task *task)
 {
 	const char *comm = task->core && task->core->tc && task->core->tc->comm ? task->core->tc->comm : "?";
@@ -30,4 +32,28 @@ struct restore_file *restore_find_file(const struct restore *restore, uint32_t i
 			high = middle;
 	}
 	return NULL;
+}
+
+int restore_image_fetch(struct restore *restore, enum image_kind kind, uint64_t id)
+{
+	char name[64];
+
+	if (!restore->streamer)
+		return 0;
+	return image_streamer_fetch(restore->streamer, restore->images_dirfd, image_name(kind, id, name, sizeof(name)),
+				    &restore->failure);
+}
+
+int restore_image_open(struct restore *restore, enum image_kind kind, uint64_t id, struct image **ret_image)
+{
+	int error = restore_image_fetch(restore, kind, id);
+
+	return error ? error : image_open(restore->images_dirfd, &restore->failure, kind, id, ret_image);
+}
+
+int restore_image_read_one(struct restore *restore, enum image_kind kind, uint64_t id, ProtobufCMessage **ret_message)
+{
+	int error = restore_image_fetch(restore, kind, id);
+
+	return error ? error : image_read_one(restore->images_dirfd, &restore->failure, kind, id, ret_message);
 }

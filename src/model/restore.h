@@ -25,6 +25,7 @@
 #include "stats.pb-c.h"
 
 struct fd_kind;
+struct image_streamer; /* image/image_streamer.h */
 struct mappings;
 struct page_chain;
 struct time_namespace_restore; /* kinds/ns/time_namespace.c */
@@ -74,7 +75,9 @@ struct restore {
 	const struct restore_options *options;
 	struct failure failure;
 	struct arena arena;
-	int images_dirfd;
+	int images_dirfd; /* read through restore_image_open() and restore_image_fetch() only */
+	struct image_streamer
+		*streamer; /* brings images into images_dirfd when they are asked for; NULL = they are there */
 	const InventoryEntry *inventory;
 	struct restore_task **tasks; /* parents before children; [0] is the root */
 	size_t task_count;
@@ -112,6 +115,14 @@ const char *restore_task_name(struct restore *restore, const struct restore_task
 struct restore_task *restore_find_task(const struct restore *restore, pid_t pid);
 /* The file with this id, or NULL. */
 struct restore_file *restore_find_file(const struct restore *restore, uint32_t id);
+
+/* ---- images; in criu itself and in tasks ---- */
+
+/* Makes sure that image @kind of @id lies in images_dirfd, if there is one. Returns 0 or a failure. */
+int restore_image_fetch(struct restore *restore, enum image_kind kind, uint64_t id);
+/* image_open() and image_read_one() for the images of the restore. */
+int restore_image_open(struct restore *restore, enum image_kind kind, uint64_t id, struct image **ret_image);
+int restore_image_read_one(struct restore *restore, enum image_kind kind, uint64_t id, ProtobufCMessage **ret_message);
 
 /*
  * ---- for kinds, inside a task (restore->self is set) ----

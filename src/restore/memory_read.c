@@ -14,6 +14,7 @@
 #include "kinds/mem/mem_kind.h"
 #include "restore/memory.h"
 #include "restore/stores.h"
+#include "restore/streamed.h"
 
 enum { PAGE_BYTES = 4096, TASK_DEAD = 2 };
 
@@ -148,6 +149,8 @@ int memory_read(struct restore *restore)
 	}
 	stores_find_preloaded(restore);
 	int error = page_chain_move_directories(restore->page_chain, hold_directory, restore);
+	if (!error)
+		error = streamed_move(restore);
 	page_chain_close_files(restore->page_chain);
 	return error ? error : find_stage(restore);
 }

@@ -23,7 +23,7 @@ enum { TASK_ALIVE = 1, TASK_DEAD = 2, TASK_STOPPED = 3, PID_LIMIT = 1 << 22, FD_
 static int read_inventory(struct restore *restore)
 {
 	ProtobufCMessage *message;
-	int error = image_read_one(restore->images_dirfd, &restore->failure, IMAGE_INVENTORY, 0, &message);
+	int error = restore_image_read_one(restore, IMAGE_INVENTORY, 0, &message);
 
 	if (error == -ENOENT && !failure_is_set(&restore->failure))
 		return fail(&restore->failure, ENOENT, "image-missing", "images directory",
@@ -76,7 +76,7 @@ static int read_tree(struct restore *restore)
 {
 	struct image *image;
 	ProtobufCMessage *message;
-	int error = image_open(restore->images_dirfd, &restore->failure, IMAGE_PSTREE, 0, &image);
+	int error = restore_image_open(restore, IMAGE_PSTREE, 0, &image);
 
 	if (error == -ENOENT && !failure_is_set(&restore->failure))
 		return fail(&restore->failure, ENOENT, "image-missing", "pstree.img", "copy the whole images directory",
@@ -103,7 +103,7 @@ static int read_part(struct restore *restore, enum image_kind kind, uint64_t id,
 {
 	ProtobufCMessage *message;
 	char name[64];
-	int error = image_read_one(restore->images_dirfd, &restore->failure, kind, id, &message);
+	int error = restore_image_read_one(restore, kind, id, &message);
 
 	if (error == -ENOENT && !failure_is_set(&restore->failure))
 		return fail(&restore->failure, ENOENT, "image-missing", image_name(kind, id, name, sizeof(name)),
@@ -152,7 +152,7 @@ static int read_descriptors(struct restore *restore, struct restore_task *task, 
 	struct image *image;
 	ProtobufCMessage *message;
 	size_t capacity = 0;
-	int error = image_open(restore->images_dirfd, &restore->failure, IMAGE_FDINFO, files_id, &image);
+	int error = restore_image_open(restore, IMAGE_FDINFO, files_id, &image);
 
 	if (error == -ENOENT && !failure_is_set(&restore->failure))
 		return fail(&restore->failure, ENOENT, "image-missing", NULL, "copy the whole images directory",
@@ -241,7 +241,7 @@ static int read_files(struct restore *restore)
 	struct image *image;
 	ProtobufCMessage *message;
 	size_t capacity = 0;
-	int error = image_open(restore->images_dirfd, &restore->failure, IMAGE_FILES, 0, &image);
+	int error = restore_image_open(restore, IMAGE_FILES, 0, &image);
 
 	if (error == -ENOENT && !failure_is_set(&restore->failure))
 		return fail(&restore->failure, ENOENT, "image-missing", "files.img", "copy the whole images directory",
@@ -309,12 +309,14 @@ static void count_notices(struct restore *restore)
 }
 
 /* A thread's last program holds its filters: no more than the image has. */
-static void measure_filters(struct restore *restore)
+static int measure_filters(struct restore *restore)
 {
 	struct stat stat;
+	int error = restore_image_fetch(restore, IMAGE_SECCOMP, 0);
 
-	if (!fstatat(restore->images_dirfd, "seccomp.img", &stat, 0))
+	if (!error && !fstatat(restore->images_dirfd, "seccomp.img", &stat, 0))
 		restore->seccomp_bytes = stat.st_size * 4;
+	return error;
 }
 
 int read_images(struct restore *restore)
@@ -334,8 +336,9 @@ int read_images(struct restore *restore)
 		return error;
 	link_users(restore);
 	count_notices(restore);
-	measure_filters(restore);
-	error = stores_add(restore);
+	error = measure_filters(restore);
+	if (!error)
+		error = stores_add(restore);
 	if (!error)
 		error = prepare_kinds(restore);
 	return error ? error : memory_read(restore);

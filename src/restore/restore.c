@@ -30,6 +30,7 @@
 #include "restore/resume.h"
 #include "restore/shared.h"
 #include "restore/stage.h"
+#include "restore/streamed.h"
 #include "restore/switch.h"
 #include "restore/tree.h"
 
@@ -193,6 +194,8 @@ static int run(struct restore *restore, pid_t *ret_pid)
 	heap_share(restore);
 	error = build_tree(restore, root, ret_pid);
 	if (!error)
+		error = streamed_finish(restore);
+	if (!error)
 		error = write_pidfile(restore, *ret_pid);
 	if (!error)
 		error = run_script(restore, "post-restore", *ret_pid);
@@ -247,14 +250,19 @@ int restore_run(const struct restore_options *options, struct failure *failure, 
 
 	restore_stats_entry__init(&restore.stats);
 	*ret_exit_status = 0;
-	restore.page_chain = page_chain_new(restore.images_dirfd, &restore.failure);
-	int error = run(&restore, &pid);
+	int error = streamed_open(&restore);
+	if (!error) {
+		restore.page_chain = page_chain_new(restore.images_dirfd, &restore.failure);
+		streamed_serve_chain(&restore);
+		error = run(&restore, &pid);
+	}
+	page_chain_free(restore.page_chain);
+	streamed_close(&restore);
 	if (!error && pid && options->exec_command)
 		error = execute(&restore);
 	else if (!error && pid && !options->detached)
 		*ret_exit_status = wait_for_root(pid);
 	*failure = restore.failure;
-	page_chain_free(restore.page_chain);
 	close_fd_pointer(&restore.lazy_fd);
 	shared_free(restore.shared);
 	progress_free(&restore);

@@ -391,8 +391,16 @@ static void test_options_without_effect(void **state)
 	check_line("migrate -t 5 --psk-file k tls://b", "");
 	check_line("receive --stdio --listen b:1",
 		   "--stdio: contradicts --listen; ssh is the connection, and encrypts it");
-	check_line("dump -t 5 --stream", "--stream: the protocol of image streamers is not known to this criu; `criu "
-					 "migrate` moves a tree without files; or put the images on a tmpfs");
+	check_line("dump -t 5 --stream", "");
+	check_line("restore --stream", "");
+	check_line("dump -t 5 --no-stream --track-mem", "");
+	check_line(
+		"dump -t 5 --stream --track-mem",
+		"--stream: contradicts --track-mem; a streamer gives its images to one restore and to no later dump");
+	check_line("pre-dump -t 5 --stream", "--stream: cannot be with pre-dump, whose images a later dump needs; a "
+					     "streamer gives its images to one restore and to no later dump");
+	check_line("restore --stream --auto-dedup",
+		   "--stream: contradicts --auto-dedup; there are no files whose pages could be freed");
 	/* lxc-checkpoint's, as far as they are not for containers. */
 	check_line(
 		"pre-dump --tcp-established --file-locks --link-remap -D I -o I/dump.log -v4 -t 5 --skip-in-flight "

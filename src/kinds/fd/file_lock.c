@@ -263,7 +263,7 @@ int file_locks_prepare(struct restore *restore)
 {
 	struct restored_locks *locks = arena_alloc(&restore->arena, sizeof(*locks));
 	struct image *image;
-	int error = image_open(restore->images_dirfd, &restore->failure, IMAGE_FILE_LOCKS, 0, &image);
+	int error = restore_image_open(restore, IMAGE_FILE_LOCKS, 0, &image);
 
 	if (error < 0)
 		return error == -ENOENT ? 0 : error;

@@ -342,7 +342,7 @@ int ghost_make(struct restore *restore, uint32_t id, const char *path, int *ret_
 {
 	struct image *image;
 	char name[64];
-	int error = image_open(restore->images_dirfd, &restore->failure, IMAGE_GHOST_FILE, id, &image);
+	int error = restore_image_open(restore, IMAGE_GHOST_FILE, id, &image);
 
 	image_name(IMAGE_GHOST_FILE, id, name, sizeof(name));
 	if (error == -ENOENT)

@@ -478,6 +478,9 @@ static int open_ended(struct restore *restore, const InetSkEntry *entry, int fd)
 	int ret;
 
 	image_name(IMAGE_TCP_STREAM, entry->ino, name, sizeof(name));
+	ret = restore_image_fetch(restore, IMAGE_TCP_STREAM, entry->ino);
+	if (ret)
+		return ret;
 	if (faccessat(restore->images_dirfd, name, F_OK, 0)) {
 		close_both_ways(fd);
 		return 0;
@@ -569,9 +572,12 @@ static int attach(struct restore *restore, const struct inet_restore_file *inet,
 
 static int open_connection(struct restore *restore, struct inet_restore_file *inet, const InetSkEntry *entry, int *fd)
 {
-	int ret = tcp_stream_load(restore->images_dirfd, &restore->failure, entry->ino, entry->state, &inet->stream);
+	int ret = restore_image_fetch(restore, IMAGE_TCP_STREAM, entry->ino);
 	char text[128];
 
+	if (!ret)
+		ret = tcp_stream_load(restore->images_dirfd, &restore->failure, entry->ino, entry->state,
+				      &inet->stream);
 	if (ret)
 		return ret;
 	ret = attach(restore, inet, entry, *fd);

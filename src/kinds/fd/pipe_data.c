@@ -182,7 +182,7 @@ int pipe_data_prepare(struct restore *restore, enum image_kind kind, struct pipe
 	struct pipe_data *table = NULL;
 	struct image *image;
 	struct stat stat;
-	int ret = image_open(restore->images_dirfd, &restore->failure, kind, 0, &image);
+	int ret = restore_image_open(restore, kind, 0, &image);
 
 	if (ret == -ENOENT && !failure_is_set(&restore->failure)) {
 		*ret_table = NULL;

@@ -261,7 +261,7 @@ int remap_prepare(struct restore *restore, struct remap_restore **ret_remaps)
 	struct remap_restore *remaps = arena_alloc(&restore->arena, sizeof(*remaps));
 	ProtobufCMessage *message;
 	struct image *image;
-	int got, error = image_open(restore->images_dirfd, &restore->failure, IMAGE_REMAP_FPATH, 0, &image);
+	int got, error = restore_image_open(restore, IMAGE_REMAP_FPATH, 0, &image);
 
 	*ret_remaps = remaps;
 	if (error == -ENOENT)

@@ -423,7 +423,7 @@ int socket_queues_read(struct restore *restore, struct socket_queues **ret_queue
 {
 	struct socket_queues *queues = arena_alloc(&restore->arena, sizeof(*queues));
 	struct image *image;
-	int error = image_open(restore->images_dirfd, &restore->failure, IMAGE_SK_QUEUES, 0, &image);
+	int error = restore_image_open(restore, IMAGE_SK_QUEUES, 0, &image);
 
 	if (error == -ENOENT && !failure_is_set(&restore->failure)) {
 		*ret_queues = queues;

@@ -116,7 +116,7 @@ static int read_infos(struct restore *restore, struct tty_restore *state)
 {
 	ProtobufCMessage *message;
 	struct image *image;
-	int ret = image_open(restore->images_dirfd, &restore->failure, IMAGE_TTY_INFO, 0, &image);
+	int ret = restore_image_open(restore, IMAGE_TTY_INFO, 0, &image);
 
 	if (ret < 0)
 		return ret == -ENOENT && !failure_is_set(&restore->failure) ? 0 : ret;
@@ -148,7 +148,7 @@ static int read_data(struct restore *restore, const struct tty_restore *state)
 {
 	ProtobufCMessage *message;
 	struct image *image;
-	int ret = image_open(restore->images_dirfd, &restore->failure, IMAGE_TTY_DATA, 0, &image);
+	int ret = restore_image_open(restore, IMAGE_TTY_DATA, 0, &image);
 
 	if (ret < 0)
 		return ret == -ENOENT && !failure_is_set(&restore->failure) ? 0 : ret;

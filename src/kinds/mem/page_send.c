@@ -40,7 +40,7 @@ static int send_entry(struct dump *dump, struct dump_task *task, const struct pa
 int page_send_open(struct dump *dump, struct dump_task *task)
 {
 	struct page_sink *sink = dump->options->page_sink;
-	int error = sink->ops->open(sink, &dump->failure, PAGE_SPACE_PROCESS, task->pid);
+	int error = sink->ops->open(sink, &dump->failure, PAGE_SPACE_PROCESS, task->pid, task->memory->pages_id);
 
 	for (size_t i = 0; !error && !sink->ops->ordered && i < task->memory->run_count; i++)
 		error = send_entry(dump, task, &task->memory->runs[i]);

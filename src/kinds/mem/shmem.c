@@ -313,7 +313,7 @@ int shmem_prepare(struct restore *restore)
 {
 	ProtobufCMessage *message;
 	struct image *image;
-	int got, error = image_open(restore->images_dirfd, &restore->failure, IMAGE_MEMFD_INODE, 0, &image);
+	int got, error = restore_image_open(restore, IMAGE_MEMFD_INODE, 0, &image);
 
 	if (error < 0)
 		return error == -ENOENT ? 0 : error;

@@ -178,7 +178,8 @@ static int send_to_sink(struct sending *sending, int fd, const struct range_list
 {
 	struct dump *dump = sending->dump;
 	struct page_sink *sink = dump->options->page_sink;
-	int error = sink->ops->open(sink, &dump->failure, PAGE_SPACE_SHMEM, sending->id);
+	uint32_t pages_id = ++dump->last_pages_id;
+	int error = sink->ops->open(sink, &dump->failure, PAGE_SPACE_SHMEM, sending->id, pages_id);
 
 	if (error < 0)
 		return error;
@@ -186,8 +187,7 @@ static int send_to_sink(struct sending *sending, int fd, const struct range_list
 	int closed = sink->ops->close(sink, PAGE_SPACE_SHMEM, sending->id);
 	if (closed && !error)
 		error = fail_sending(dump, closed, false);
-	return error || sink->ops->keeps_pagemap ? error
-						 : write_pagemap(dump, list, sending->id, ++dump->last_pages_id);
+	return error || sink->ops->keeps_pagemap ? error : write_pagemap(dump, list, sending->id, pages_id);
 }
 
 int shmem_pages_write(struct dump *dump, int fd, uint64_t size_bytes, uint32_t id, struct tracked_shmem *tracked)

@@ -285,7 +285,7 @@ static int decide(struct restore *restore, const TimensEntry *entry)
 int time_namespace_read(struct restore *restore)
 {
 	ProtobufCMessage *message;
-	int error = image_read_one(restore->images_dirfd, &restore->failure, IMAGE_TIMENS, 0, &message);
+	int error = restore_image_read_one(restore, IMAGE_TIMENS, 0, &message);
 
 	if (error == -ENOENT && !failure_is_set(&restore->failure))
 		return 0;

@@ -158,7 +158,7 @@ static int load(struct restore *restore)
 
 	if (restore->seccomp)
 		return 0;
-	int error = image_read_one(restore->images_dirfd, &restore->failure, IMAGE_SECCOMP, 0, &message);
+	int error = restore_image_read_one(restore, IMAGE_SECCOMP, 0, &message);
 	if (error == -ENOENT && !failure_is_set(&restore->failure))
 		return fail(&restore->failure, ENOENT, "image-missing", "seccomp.img", NULL,
 			    "it does not exist, but a task has filters");
