@@ -5,7 +5,6 @@
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
-#include <stdatomic.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -61,7 +60,6 @@ struct nursery {
 	int socket_fd;
 	struct preload preload;
 	pthread_rwlock_t preload_lock;
-	atomic_uint in_flight; /* pages are being received into the preload */
 	struct page_stores *stores;
 	struct page_receiver *receiver;
 };
@@ -84,28 +82,21 @@ static void __attribute__((noreturn)) give_up(const struct nursery *nursery, con
 	_exit(1);
 }
 
-/* Pages of the root go where they stay, if criu itself does not lie there. */
+/* Into memory that the CPU has in its caches; from there it goes where it stays. */
 static int place(void *context, uint32_t space_kind, uint32_t space_id, uint64_t address, uint32_t pages,
 		 struct failure *failure, void **ret_memory)
 {
 	struct nursery *nursery = context;
-	uint64_t bytes = (uint64_t)pages * FRAME_PAGE_BYTES;
-	bool in_place = false;
 
-	if (space_kind == SPACE_PROCESS && space_id == (uint32_t)nursery->options->root_pid) {
-		pthread_rwlock_rdlock(&nursery->preload_lock);
-		in_place = preload_find(&nursery->preload, address, bytes) == bytes;
-		if (in_place)
-			atomic_fetch_add(&nursery->in_flight, 1);
-		pthread_rwlock_unlock(&nursery->preload_lock);
-	}
-	*ret_memory = (void *)address;
-	return in_place ? 0 : page_stores_buffer(nursery->stores, failure, ret_memory);
+	return page_stores_buffer(nursery->stores, failure, ret_memory);
 }
 
-/* Calls for each part of a range whether it is in place or belongs into the store. */
+/*
+ * Calls for each part of a range whether it is in place, which is for pages of the root where criu itself does not lie,
+ * or belongs into the store.
+ */
 static int for_parts(struct nursery *nursery, uint32_t space_kind, uint32_t space_id, uint64_t address, uint64_t bytes,
-		     int (*in_place)(uint64_t address, uint64_t bytes, const void *data),
+		     int (*in_place)(struct preload *preload, uint64_t address, uint64_t bytes, const void *data),
 		     int (*stored)(struct page_stores *stores, uint32_t space_kind, uint32_t space_id, uint64_t address,
 				   uint64_t bytes, const void *data, struct failure *failure),
 		     const char *data, struct failure *failure)
@@ -118,7 +109,7 @@ static int for_parts(struct nursery *nursery, uint32_t space_kind, uint32_t spac
 		const char *from = data ? data + done : NULL;
 		part = root ? preload_find(&nursery->preload, address + done, bytes - done) : 0;
 		if (part) {
-			error = in_place(address + done, part, from);
+			error = in_place(&nursery->preload, address + done, part, from);
 			if (error < 0)
 				error = fail_errno(failure, error, "page-place", NULL, NULL, "cannot change memory");
 			continue;
@@ -130,13 +121,13 @@ static int for_parts(struct nursery *nursery, uint32_t space_kind, uint32_t spac
 	return error;
 }
 
-static int copy_in_place(uint64_t address, uint64_t bytes, const void *data)
+/* Without data it holds zeros: it exists in the source, so it exists here; a hole in a huge page would split it. */
+static int fill_in_place(struct preload *preload, uint64_t address, uint64_t bytes, const void *data)
 {
-	memcpy((void *)address, data, bytes);
-	return 0;
+	return preload_fill(preload, address, data, bytes);
 }
 
-static int drop_in_place(uint64_t address, uint64_t bytes, const void *data)
+static int drop_in_place(struct preload *preload, uint64_t address, uint64_t bytes, const void *data)
 {
 	return madvise((void *)address, bytes, MADV_DONTNEED) < 0 ? -errno : 0;
 }
@@ -145,28 +136,17 @@ static int done(void *context, uint32_t space_kind, uint32_t space_id, uint64_t 
 		struct failure *failure)
 {
 	struct nursery *nursery = context;
-
-	if (memory == (void *)address) {
-		atomic_fetch_sub(&nursery->in_flight, 1);
-		return 0;
-	}
-	int error = for_parts(nursery, space_kind, space_id, address, (uint64_t)pages * FRAME_PAGE_BYTES, copy_in_place,
+	int error = for_parts(nursery, space_kind, space_id, address, (uint64_t)pages * FRAME_PAGE_BYTES, fill_in_place,
 			      page_stores_write, memory, failure);
+
 	page_stores_return(nursery->stores, memory);
 	return error;
 }
 
-static int clear_in_place(uint64_t address, uint64_t bytes, const void *data)
-{
-	memset((void *)address, 0, bytes);
-	return 0;
-}
-
-/* They exist in the source, so they exist here; a hole in a huge page would split it. */
 static int zero(void *context, uint32_t space_kind, uint32_t space_id, uint64_t address, uint64_t pages,
 		struct failure *failure)
 {
-	return for_parts(context, space_kind, space_id, address, pages * FRAME_PAGE_BYTES, clear_in_place,
+	return for_parts(context, space_kind, space_id, address, pages * FRAME_PAGE_BYTES, fill_in_place,
 			 page_stores_drop, NULL, failure);
 }
 
@@ -208,10 +188,6 @@ static void map_all(struct nursery *nursery, uint32_t count)
 		_exit(1);
 	/* Nothing is unmapped that a thread writes to, whatever the source sends. */
 	pthread_rwlock_wrlock(&nursery->preload_lock);
-	if (atomic_load(&nursery->in_flight)) {
-		fail(&failure, EPROTO, "protocol-state", NULL, NULL, "pages come while the mappings change");
-		give_up(nursery, &failure);
-	}
 	for (uint32_t i = 0; i < count; i++) {
 		const struct preload_range *range = &mappings[i].range;
 		if (range->start > covered)
@@ -259,6 +235,7 @@ static void __attribute__((noreturn)) restore(struct nursery *nursery, bool post
 	int status;
 
 	end_receiving(nursery);
+	preload_settle(&nursery->preload);
 	options.preload = &nursery->preload;
 	options.stores = page_stores_list(nursery->stores, &options.store_count);
 	options.before_resume = wait_for_word;
@@ -280,6 +257,7 @@ static void __attribute__((noreturn)) live(const struct cradle_options *options,
 	struct cradle_order order;
 
 	log_set_pid(options->root_pid);
+	preload_begin(&nursery.preload);
 	int error = page_stores_new(&failure, &nursery.stores);
 	if (!error)
 		error = page_receiver_new(options->streams, options->stream_count, &receiver_operations, &nursery, 0,

@@ -16,9 +16,9 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
-#include <xxhash.h>
 
 #include "base/fd.h"
+#include "base/hash.h"
 #include "migrate/protocol.h"
 
 /* ---- source ---- */

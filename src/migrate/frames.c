@@ -5,9 +5,9 @@
 #include <lz4.h>
 #include <stdio.h>
 #include <string.h>
-#include <xxhash.h>
 #include <zstd.h>
 
+#include "base/hash.h"
 #include "migrate/stream.h"
 
 /* Addresses of processes end below this; so do offsets of shared memory. */

@@ -5,10 +5,9 @@
 #include <stdbool.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <xxhash.h>
 
 #include "base/clock.h"
-
+#include "base/hash.h"
 #include "migrate/page_queue.h"
 
 /* Shorter runs are compressed without a trial. */

@@ -3,17 +3,50 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/userfaultfd.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include "base/fd.h"
 #include "kernel/maps.h"
 #include "kinds/mem/mem_kind.h"
 #include "restore/memory.h"
 
-enum { PAGE_BYTES = 4096 };
+enum { PAGE_BYTES = 4096, ZERO_BYTES = 16 * PAGE_BYTES };
 
 /* ---- while memory arrives ---- */
+
+/* Where the host gives huge pages to whoever touches memory, a copy of small ones would take them from the program. */
+static bool gives_huge_pages_unasked(void)
+{
+	_cleanup_fd_ int fd = open("/sys/kernel/mm/transparent_hugepage/enabled", O_RDONLY | O_CLOEXEC);
+	char text[64] = "";
+
+	return fd >= 0 && read(fd, text, sizeof(text) - 1) > 0 && strstr(text, "[always]");
+}
+
+void preload_begin(struct preload *preload)
+{
+	/* Nobody answers faults: what touches a page that is not there gets SIGBUS. */
+	struct uffdio_api api = {.api = UFFD_API, .features = UFFD_FEATURE_SIGBUS};
+
+	*preload = (struct preload){.userfault_fd = -1};
+	if (gives_huge_pages_unasked())
+		return;
+	preload->userfault_fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC);
+	if (preload->userfault_fd >= 0 && ioctl(preload->userfault_fd, UFFDIO_API, &api) < 0)
+		preload_settle(preload);
+}
+
+void preload_settle(struct preload *preload)
+{
+	close_fd_pointer(&preload->userfault_fd);
+	for (size_t i = 0; i < preload->count; i++)
+		preload->ranges[i].is_registered = false;
+}
 
 /* The first range that ends behind @address. */
 static size_t first_range(const struct preload *preload, uint64_t address)
@@ -39,6 +72,16 @@ static void insert_range(struct preload *preload, size_t index, struct preload_r
 	preload->count++;
 }
 
+static bool register_range(const struct preload *preload, const struct preload_range *range)
+{
+	struct uffdio_register call = {
+		.range = {range->start, range->end - range->start},
+		.mode = UFFDIO_REGISTER_MODE_MISSING,
+	};
+
+	return preload->userfault_fd >= 0 && !ioctl(preload->userfault_fd, UFFDIO_REGISTER, &call);
+}
+
 static int map_gap(struct preload *preload, size_t index, struct preload_range gap)
 {
 	void *address = mmap((void *)gap.start, gap.end - gap.start, PROT_READ | PROT_WRITE,
@@ -48,6 +91,8 @@ static int map_gap(struct preload *preload, size_t index, struct preload_range g
 		return errno == EEXIST ? 0 : -errno; /* criu's own memory: received into a store */
 	if (gap.flags & PRELOAD_HUGE)
 		madvise(address, gap.end - gap.start, MADV_HUGEPAGE);
+	else
+		gap.is_registered = register_range(preload, &gap);
 	insert_range(preload, index, gap);
 	return 1;
 }
@@ -61,7 +106,11 @@ int preload_map(struct preload *preload, uint64_t start, uint64_t end, uint32_t 
 			start = next->end;
 			continue;
 		}
-		struct preload_range gap = {start, next && next->start < end ? next->start : end, flags};
+		struct preload_range gap = {
+			.start = start,
+			.end = next && next->start < end ? next->start : end,
+			.flags = flags,
+		};
 		int mapped = map_gap(preload, index, gap);
 		if (mapped < 0)
 			return mapped;
@@ -107,10 +156,73 @@ uint64_t preload_gap(const struct preload *preload, uint64_t address, uint64_t b
 	return start <= address ? 0 : start - address < bytes ? start - address : bytes;
 }
 
+/* New pages in one call, without a fault for each and without zeros that are overwritten at once. */
+static int fill_registered(int userfault_fd, uint64_t address, const char *data, uint64_t bytes)
+{
+	while (bytes) {
+		struct uffdio_copy copy = {.dst = address, .src = (uint64_t)data, .len = bytes};
+		uint64_t done = 0;
+		int error = ioctl(userfault_fd, UFFDIO_COPY, &copy) ? errno : 0;
+
+		if (!error || copy.copy > 0) {
+			done = error ? (uint64_t)copy.copy : bytes;
+		} else if (error == EEXIST) {
+			memcpy((void *)address, data, PAGE_BYTES);
+			done = PAGE_BYTES;
+		} else if (error != EAGAIN) {
+			return -error;
+		}
+		address += done;
+		data += done;
+		bytes -= done;
+	}
+	return 0;
+}
+
+static int fill_range(const struct preload *preload, const struct preload_range *range, uint64_t address,
+		      const char *data, uint64_t bytes)
+{
+	static const char zeros[ZERO_BYTES];
+	int error = 0;
+
+	if (!range->is_registered) {
+		if (data)
+			memcpy((void *)address, data, bytes);
+		else
+			memset((void *)address, 0, bytes);
+		return 0;
+	}
+	if (data)
+		return fill_registered(preload->userfault_fd, address, data, bytes);
+	for (uint64_t done = 0, part; done < bytes && !error; done += part) {
+		part = bytes - done < ZERO_BYTES ? bytes - done : ZERO_BYTES;
+		error = fill_registered(preload->userfault_fd, address + done, zeros, part);
+	}
+	return error;
+}
+
+int preload_fill(const struct preload *preload, uint64_t address, const void *data, uint64_t bytes)
+{
+	int error = 0;
+
+	for (uint64_t done = 0, part; done < bytes && !error; done += part) {
+		size_t index = first_range(preload, address + done);
+		const struct preload_range *range = &preload->ranges[index];
+
+		if (index == preload->count || range->start > address + done)
+			return -EFAULT;
+		part = range->end - (address + done);
+		part = part < bytes - done ? part : bytes - done;
+		error = fill_range(preload, range, address + done, data ? (const char *)data + done : NULL, part);
+	}
+	return error;
+}
+
 void preload_free(struct preload *preload)
 {
+	close_fd_pointer(&preload->userfault_fd);
 	free(preload->ranges);
-	*preload = (struct preload){};
+	*preload = (struct preload){.userfault_fd = -1};
 }
 
 /* ---- for the restore ---- */

@@ -22,14 +22,21 @@
 /* One mapping that waits to be taken over; content is received at its final address. */
 struct preload_range {
 	uint64_t start, end;
-	uint32_t flags; /* MAP_* that a mapping is born with, and PRELOAD_HUGE */
+	uint32_t flags;     /* MAP_* that a mapping is born with, and PRELOAD_HUGE */
+	bool is_registered; /* with userfault_fd: only preload_fill() makes its pages */
 };
 
 struct preload {
+	int userfault_fd;             /* -1: pages are made by touching them */
 	struct preload_range *ranges; /* ascending, without overlaps */
 	size_t count, capacity;
 };
 
+/*
+ * An empty one. Its pages are made with UFFDIO_COPY where the kernel has it: a third cheaper than faults, and half of
+ * what is left is the memory itself. preload_free() ends it.
+ */
+void preload_begin(struct preload *preload);
 /*
  * Maps [@start, @end) writable for what will be received; parts that are mapped already stay. Only parts whose
  * addresses are free are mapped: the caller asks preload_find() where a page goes. @flags: of the mapping in the source
@@ -42,6 +49,13 @@ void preload_unmap(struct preload *preload, uint64_t start, uint64_t end);
 uint64_t preload_find(const struct preload *preload, uint64_t address, uint64_t bytes);
 /* How many bytes from @address on, at most @bytes, are not. */
 uint64_t preload_gap(const struct preload *preload, uint64_t address, uint64_t bytes);
+/*
+ * Copies @bytes (whole pages) of @data, NULL for zeros, to @address, which preload_find() has found; several threads
+ * may do so at once. Returns 0 or -errno.
+ */
+int preload_fill(const struct preload *preload, uint64_t address, const void *data, uint64_t bytes);
+/* All has arrived: from here on the memory is like any other. */
+void preload_settle(struct preload *preload);
 void preload_free(struct preload *preload);
 
 /* ---- for the restore ---- */

@@ -9,9 +9,9 @@
  */
 #include <string.h>
 #include <sys/random.h>
-#include <xxhash.h>
 
 #include "base/fd.h"
+#include "base/hash.h"
 #include "kinds/mem/memory.h"
 #include "kinds/mem/page_read.h"
 #include "kinds/mem/page_runs.h"

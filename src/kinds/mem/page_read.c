@@ -1,15 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A task that runs is read through /proc/PID/mem, too: the number of a process that has ended may be another's now.
- *
  * process_vm_readv reads many ranges in one call, but it refuses mappings that may not be read, and it pins pages:
- * pinning a page that is shared since a fork makes the kernel copy it for the task. Those go through /proc/PID/mem.
+ * pinning a page that is shared since a fork makes the kernel copy it for the task. Those go through /proc/PID/mem,
+ * which copies every page twice.
+ *
+ * The number of a running process may be another's as soon as it has ended. So what was read by number counts only if
+ * the directory of the process in /proc still answers afterwards.
  */
 #include "kinds/mem/page_read.h"
 
 #include <fcntl.h>
 #include <string.h>
 #include <sys/uio.h>
+#include <unistd.h>
 
 #include "base/fd.h"
 
@@ -26,13 +29,24 @@ struct page_piece page_piece_of_run(struct dump_task *task, const struct page_ru
 		.task = task,
 		.address = run->address + done_bytes,
 		.bytes = left < PAGE_PIECE_BYTES ? left : PAGE_PIECE_BYTES,
-		.through_file = run->unreadable || run->shared || task->memory->running,
+		.through_file = run->unreadable || run->shared,
 	};
+}
+
+static bool read_by_number(const struct page_piece *piece, char *buffer)
+{
+	struct iovec local = {buffer, piece->bytes}, remote = {(void *)piece->address, piece->bytes};
+
+	return !piece->through_file &&
+	       process_vm_readv(piece->task->pid, &local, 1, &remote, 1, 0) == (ssize_t)piece->bytes &&
+	       !faccessat(piece->task->proc_dirfd, "comm", F_OK, 0);
 }
 
 /* What has gone meanwhile is read as zeros. */
 static int read_running(const struct page_piece *piece, char *buffer)
 {
+	if (read_by_number(piece, buffer))
+		return 0;
 	_cleanup_fd_ int fd = openat(piece->task->proc_dirfd, "mem", O_RDONLY | O_CLOEXEC);
 	size_t done = 0;
 
@@ -62,9 +76,10 @@ int page_read(const struct page_piece *pieces, size_t count, char *buffer, size_
 	struct iovec remote[BATCH_PIECES];
 	size_t taken = 0, bytes = 0;
 
-	if (pieces[0].through_file) {
-		int error = pieces[0].task->memory->running ? read_running(&pieces[0], buffer)
-							    : read_through_file(&pieces[0], buffer);
+	bool running = pieces[0].task->memory->running;
+
+	if (running || pieces[0].through_file) {
+		int error = running ? read_running(&pieces[0], buffer) : read_through_file(&pieces[0], buffer);
 		if (!error)
 			*ret_bytes = pieces[0].bytes;
 		return error ? error : 1;

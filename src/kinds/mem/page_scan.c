@@ -21,12 +21,12 @@
 #include "kernel/uapi.h"
 #include "kinds/mem/mem_kind.h"
 #include "kinds/mem/memory.h"
+#include "kinds/mem/page_regions.h"
 #include "kinds/mem/page_runs.h"
 #include "kinds/mem/track.h"
 
 enum {
 	PAGE_BYTES = 4096,
-	SCAN_REGIONS = 4096,
 	STRETCH_BYTES = 4 << 20, /* worth a question of its own */
 	PIECE_BYTES = 128 << 20, /* worth another thread: about a millisecond, if all pages are there */
 	MAX_PIECES = 256,
@@ -166,41 +166,6 @@ static struct stretch find_stretch(const MmEntry *mm, size_t *vma, uint64_t star
 	return (struct stretch){ADDRESS_SPACE_END, false};
 }
 
-/* What scans have found, in the order of addresses. */
-struct region_list {
-	struct page_region *items;
-	size_t count, capacity;
-};
-
-/* When its list is full, the kernel may give the last range again: what was said of it first counts. */
-static void add_region(struct region_list *list, const struct page_region *region)
-{
-	uint64_t end = list->count ? list->items[list->count - 1].end : 0;
-
-	if (region->end <= end)
-		return;
-	ARRAY_GROW(list->items, list->count, list->capacity);
-	list->items[list->count] = *region;
-	if (region->start < end)
-		list->items[list->count].start = end;
-	list->count++;
-}
-
-static int scan_stretch(int pagemap_fd, struct pm_scan_arg *scan, struct region_list *list)
-{
-	const struct page_region *regions = (const struct page_region *)scan->vec;
-
-	while (scan->start < scan->end) {
-		long count = ioctl(pagemap_fd, PAGEMAP_SCAN, scan);
-		if (count < 0)
-			return -errno;
-		for (long i = 0; i < count; i++)
-			add_region(list, &regions[i]);
-		scan->start = scan->walk_end;
-	}
-	return 0;
-}
-
 /* What one call of a thread scans. */
 struct piece {
 	uint64_t start, end;
@@ -212,6 +177,7 @@ struct piece {
 struct piece_list {
 	int pagemap_fd;
 	const struct pm_scan_arg *question;
+	const struct region_list *armed; /* by the scan before, or NULL */
 	struct piece *items;
 	size_t count, capacity;
 	bool large; /* some stretch is in several pieces */
@@ -238,26 +204,26 @@ static void scan_piece(void *context, size_t index)
 {
 	struct piece_list *pieces = context;
 	struct piece *piece = &pieces->items[index];
-	_cleanup_free_ struct page_region *regions = xrealloc_array(NULL, SCAN_REGIONS, sizeof(*regions));
 	uint64_t unwanted = PAGE_IS_PFNZERO | (piece->anonymous ? 0 : PAGE_IS_FILE);
 	struct pm_scan_arg scan = *pieces->question;
 
-	scan.size = sizeof(scan);
 	scan.start = piece->start;
 	scan.end = piece->end;
-	scan.vec = (uint64_t)regions;
-	scan.vec_len = SCAN_REGIONS;
 	scan.category_inverted |= unwanted;
 	scan.category_mask |= unwanted;
 	scan.category_anyof_mask = PAGE_IS_PRESENT | PAGE_IS_SWAPPED;
-	piece->error = scan_stretch(pieces->pagemap_fd, &scan, &piece->found);
+	piece->error = -EPERM;
+	if (pieces->armed && piece->anonymous)
+		piece->error = page_regions_scan_changes(pieces->pagemap_fd, &scan, true, pieces->armed, &piece->found);
+	if (piece->error == -EPERM)
+		piece->error = page_regions_scan(pieces->pagemap_fd, &scan, &piece->found);
 }
 
-/* The private pages of the whole address space that @question asks for. */
+/* The private pages of the whole address space that @question asks for. @armed: see page_regions_scan_changes(). */
 static int scan_regions(const struct dump_task *task, int pagemap_fd, const struct pm_scan_arg *question,
-			struct region_list *list)
+			const struct region_list *armed, struct region_list *list)
 {
-	struct piece_list pieces = {.pagemap_fd = pagemap_fd, .question = question};
+	struct piece_list pieces = {.pagemap_fd = pagemap_fd, .question = question, .armed = armed};
 	uint64_t start = 0;
 	size_t vma = 0;
 	int error = 0;
@@ -273,7 +239,7 @@ static int scan_regions(const struct dump_task *task, int pagemap_fd, const stru
 		if (!error)
 			error = piece->error;
 		for (size_t r = 0; r < piece->found.count; r++)
-			add_region(list, &piece->found.items[r]);
+			region_list_add(list, &piece->found.items[r]);
 		free(piece->found.items);
 	}
 	free(pieces.items);
@@ -287,20 +253,20 @@ static void merge_regions(struct region_list *into, const struct region_list *le
 
 	while (l < left->count || r < right->count) {
 		bool from_left = r == right->count || (l < left->count && left->items[l].start < right->items[r].start);
-		add_region(into, from_left ? &left->items[l++] : &right->items[r++]);
+		region_list_add(into, from_left ? &left->items[l++] : &right->items[r++]);
 	}
 }
 
-/* The same without arming again: one look at each page. */
-static int scan_tracked_at_last(const struct dump_task *task, int pagemap_fd, uint64_t known_categories,
-				struct region_list *list)
+/* The same without arming again. */
+static int scan_tracked_at_last(struct dump *dump, const struct dump_task *task, int pagemap_fd,
+				uint64_t known_categories, struct region_list *list)
 {
 	const struct pm_scan_arg scan = {
 		.return_mask = (PAGE_IS_WPALLOWED | PAGE_IS_WRITTEN | PAGE_IS_HUGE | PAGE_IS_SWAPPED | PAGE_IS_GUARD) &
 			       known_categories,
 	};
 
-	return scan_regions(task, pagemap_fd, &scan, list);
+	return scan_regions(task, pagemap_fd, &scan, tracker_armed(dump, task), list);
 }
 
 /* Of tracked memory the marks are taken and set anew, of the rest nothing is changed. */
@@ -325,14 +291,16 @@ static int scan_tracked(struct dump *dump, const struct dump_task *task, int pag
 	struct region_list armed = {}, others = {}, guarded = {}, both = {};
 
 	tracker_arming(dump);
-	int error = scan_regions(task, pagemap_fd, &tracked, &armed);
+	tracker_set_armed(dump, task, NULL);
+	int error = scan_regions(task, pagemap_fd, &tracked, NULL, &armed);
 	if (!error)
-		error = scan_regions(task, pagemap_fd, &rest, &others);
+		error = scan_regions(task, pagemap_fd, &rest, NULL, &others);
 	if (!error && (known_categories & PAGE_IS_GUARD))
-		error = scan_regions(task, pagemap_fd, &guards, &guarded);
+		error = scan_regions(task, pagemap_fd, &guards, NULL, &guarded);
 	if (!error) {
 		merge_regions(&both, &armed, &others);
 		merge_regions(list, &both, &guarded);
+		tracker_set_armed(dump, task, &armed);
 	}
 	free(armed.items);
 	free(others.items);
@@ -345,7 +313,7 @@ static int scan_plain(const struct dump_task *task, int pagemap_fd, uint64_t kno
 {
 	const struct pm_scan_arg scan = {.return_mask = (PAGE_IS_HUGE | PAGE_IS_GUARD) & known_categories};
 
-	return scan_regions(task, pagemap_fd, &scan, list);
+	return scan_regions(task, pagemap_fd, &scan, NULL, list);
 }
 
 static int scan_with(struct dump *dump, const struct dump_task *task, int pagemap_fd, bool tracked,
@@ -354,7 +322,7 @@ static int scan_with(struct dump *dump, const struct dump_task *task, int pagema
 	list->count = 0;
 	if (tracked && dump->options->tracking_ends) {
 		tracker_arming(dump);
-		return scan_tracked_at_last(task, pagemap_fd, known_categories, list);
+		return scan_tracked_at_last(dump, task, pagemap_fd, known_categories, list);
 	}
 	return tracked ? scan_tracked(dump, task, pagemap_fd, known_categories, list)
 		       : scan_plain(task, pagemap_fd, known_categories, list);

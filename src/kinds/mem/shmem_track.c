@@ -4,9 +4,9 @@
 #include <fcntl.h>
 #include <linux/memfd.h>
 #include <string.h>
-#include <xxhash.h>
 
 #include "base/fd.h"
+#include "base/hash.h"
 #include "kinds/mem/mem_kind.h"
 #include "kinds/mem/memory.h"
 #include "kinds/mem/shmem.h"

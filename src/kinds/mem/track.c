@@ -12,7 +12,7 @@
  *   armed. tracker_check() makes sure that the kernel takes the marks away when memory moves.
  * - mremap() that moves memory next to a registered mapping makes one mapping of both, and the kernel ends the
  *   registration of all of it while the marks of the neighbour's pages stay: they are not cleared by writes any more.
- *   Marks in memory that is not registered are therefore taken away before they are asked (struct stale_marks).
+ *   Marks in memory that is not registered are therefore taken away before they are asked (find_stale_marks).
  * - After MADV_DONTNEED on armed private pages of a file a marker is left that looks like a swapped page that was not
  *   written. page_scan.c looks twice at swapped pages.
  * - Memory that is shared can be written through other mappings and by write(2). It is never registered.
@@ -48,7 +48,6 @@
 enum {
 	PAGE_BYTES = 4096,
 	RUN_ID_BYTES = 37,
-	SCAN_REGIONS = 1024,
 };
 
 #define ADDRESS_SPACE_END 0x7ffffffff000ULL
@@ -65,12 +64,26 @@ struct memory_tracker *tracker_new(void)
 	return xcalloc(1, sizeof(struct memory_tracker));
 }
 
+static void forget_armed(struct tracked_mm *mm)
+{
+	if (mm->armed)
+		free(mm->armed->items);
+	free(mm->armed);
+	mm->armed = NULL;
+}
+
+static void end_tracking(struct tracked_mm *mm)
+{
+	close(mm->uffd);
+	forget_armed(mm);
+}
+
 void tracker_free(struct memory_tracker *tracker)
 {
 	if (!tracker)
 		return;
 	for (size_t i = 0; i < tracker->count; i++)
-		close(tracker->mms[i].uffd);
+		end_tracking(&tracker->mms[i]);
 	free(tracker->mms);
 	free(tracker);
 }
@@ -100,31 +113,6 @@ void tracker_add(struct memory_tracker *tracker, const struct tracked_mm *mm)
 {
 	ARRAY_GROW(tracker->mms, tracker->count, tracker->capacity);
 	tracker->mms[tracker->count++] = *mm;
-}
-
-/* ---- reading marks ---- */
-
-/* Asks about the whole address space; calls for each range of the answer. Returns 0 or -errno. */
-static int for_regions(int pagemap_fd, const struct pm_scan_arg *question,
-		       void (*take)(void *context, const struct page_region *region), void *context)
-{
-	_cleanup_free_ struct page_region *regions = xcalloc(SCAN_REGIONS, sizeof(*regions));
-	struct pm_scan_arg scan = *question;
-
-	scan.size = sizeof(scan);
-	scan.end = ADDRESS_SPACE_END;
-	scan.vec = (uint64_t)regions;
-	scan.vec_len = SCAN_REGIONS;
-	scan.category_anyof_mask = PAGE_IS_PRESENT | PAGE_IS_SWAPPED;
-	while (scan.start < scan.end) {
-		long count = ioctl(pagemap_fd, PAGEMAP_SCAN, &scan);
-		if (count < 0)
-			return -errno;
-		for (long i = 0; i < count; i++)
-			take(context, &regions[i]);
-		scan.start = scan.walk_end;
-	}
-	return 0;
 }
 
 /* ---- what the kernel can do ---- */
@@ -240,7 +228,7 @@ void tracker_begin(struct dump *dump)
 		if (is_in_tree(dump, &tracker->mms[i]) && !is_gone(tracker->mms[i].uffd))
 			tracker->mms[kept++] = tracker->mms[i];
 		else
-			close(tracker->mms[i].uffd);
+			end_tracking(&tracker->mms[i]);
 	}
 	tracker->count = kept;
 	tracker->has_parent = tracker->run_id[0];
@@ -284,7 +272,7 @@ int tracker_adopt(struct dump *dump, struct dump_task *task)
 			 dump_task_name(dump, task), strerror(-taken));
 		return 0;
 	}
-	tracker_add(dump->options->tracker, &(struct tracked_mm){task->pid, task->start_time, TAKE_FD(uffd)});
+	tracker_add(dump->options->tracker, &(struct tracked_mm){task->pid, task->start_time, TAKE_FD(uffd), NULL});
 	return 0;
 }
 
@@ -322,28 +310,17 @@ static void register_vmas(int uffd, VmaEntry *const *vmas, size_t count)
 }
 
 /* Ranges with marks that nobody keeps. */
-struct stale_marks {
-	struct page_region *items;
-	size_t count, capacity;
-};
-
-static void add_stale(void *context, const struct page_region *region)
-{
-	struct stale_marks *stale = context;
-
-	ARRAY_GROW(stale->items, stale->count, stale->capacity);
-	stale->items[stale->count++] = *region;
-}
-
-static int find_stale_marks(int pagemap_fd, struct stale_marks *stale)
+static int find_stale_marks(int pagemap_fd, struct region_list *stale)
 {
 	const struct pm_scan_arg unregistered_but_marked = {
+		.end = ADDRESS_SPACE_END,
 		.category_inverted = PAGE_IS_WPALLOWED | PAGE_IS_WRITTEN,
 		.category_mask = PAGE_IS_WPALLOWED | PAGE_IS_WRITTEN,
+		.category_anyof_mask = PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
 		.return_mask = PAGE_IS_PRESENT,
 	};
 
-	return for_regions(pagemap_fd, &unregistered_but_marked, add_stale, stale);
+	return page_regions_scan(pagemap_fd, &unregistered_but_marked, stale);
 }
 
 /* What was not registered now either is dumped in full without asking its marks. */
@@ -355,7 +332,7 @@ static int clear_marks(int uffd, uint64_t start, uint64_t end)
 }
 
 /* Mapping by mapping: the kernel stops at the first that is not registered. Both lists ascend. */
-static int clear_stale_marks(int uffd, const MmEntry *mm, const struct stale_marks *stale)
+static int clear_stale_marks(int uffd, const MmEntry *mm, const struct region_list *stale)
 {
 	size_t first = 0;
 	int error = 0;
@@ -389,10 +366,12 @@ static void register_all(int uffd, const MmEntry *mm)
 int tracker_register(struct dump *dump, struct dump_task *task, int pagemap_fd)
 {
 	const struct tracked_mm *mm = find_mm(dump->options->tracker, task);
-	struct stale_marks stale = {};
+	struct region_list stale = {};
 
 	if (!mm)
 		return 0;
+	if (dump->options->tracking_ends) /* of what is not registered no mark is asked, and none is set */
+		return 1;
 	int error = find_stale_marks(pagemap_fd, &stale);
 	if (!error) {
 		register_all(mm->uffd, task->mm);
@@ -405,6 +384,27 @@ int tracker_register(struct dump *dump, struct dump_task *task, int pagemap_fd)
 bool tracker_has_parent(const struct dump *dump)
 {
 	return dump->options->tracker->has_parent;
+}
+
+const struct region_list *tracker_armed(const struct dump *dump, const struct dump_task *task)
+{
+	const struct tracked_mm *mm = find_mm(dump->options->tracker, task);
+
+	return mm ? mm->armed : NULL;
+}
+
+void tracker_set_armed(struct dump *dump, const struct dump_task *task, struct region_list *list)
+{
+	struct tracked_mm *mm = find_mm(dump->options->tracker, task);
+
+	if (!mm)
+		return;
+	forget_armed(mm);
+	if (!list)
+		return;
+	mm->armed = xcalloc(1, sizeof(*mm->armed));
+	*mm->armed = *list;
+	*list = (struct region_list){};
 }
 
 void tracker_arming(struct dump *dump)
@@ -427,22 +427,23 @@ void tracker_commit(struct dump *dump)
 
 /* ---- counting ---- */
 
-static void add_pages(void *context, const struct page_region *region)
-{
-	uint64_t *pages = context;
-
-	*pages += (region->end - region->start) / PAGE_BYTES;
-}
-
 static int count_written(int pagemap_fd, uint64_t *pages)
 {
+	static const struct region_list nothing;
 	const struct pm_scan_arg written = {
+		.end = ADDRESS_SPACE_END,
 		.category_inverted = PAGE_IS_FILE | PAGE_IS_PFNZERO,
 		.category_mask = PAGE_IS_FILE | PAGE_IS_PFNZERO | PAGE_IS_WRITTEN,
+		.category_anyof_mask = PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
 		.return_mask = PAGE_IS_WRITTEN,
 	};
+	struct region_list found = {};
+	int error = page_regions_scan_changes(pagemap_fd, &written, false, &nothing, &found);
 
-	return for_regions(pagemap_fd, &written, add_pages, pages);
+	for (size_t i = 0; i < found.count; i++)
+		*pages += (found.items[i].end - found.items[i].start) / PAGE_BYTES;
+	free(found.items);
+	return error;
 }
 
 int tracker_count_dirty(const struct memory_tracker *tracker, struct failure *failure, uint64_t *ret_pages)

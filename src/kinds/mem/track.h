@@ -15,6 +15,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+#include "kinds/mem/page_regions.h"
 #include "model/dump.h"
 
 struct memory_tracker;
@@ -24,6 +25,7 @@ struct tracked_mm {
 	pid_t pid;
 	uint64_t start_time; /* of the process, in clock ticks since boot: pids come again */
 	int uffd;
+	struct region_list *armed; /* by the last scan; NULL = it is not known what was */
 };
 
 struct memory_tracker *tracker_new(void);
@@ -75,6 +77,12 @@ bool tracker_is_remnant(const struct dump_task *task, int number);
 int tracker_register(struct dump *dump, struct dump_task *task, int pagemap_fd);
 /* True if pages that did not change are in the images of the last dump. */
 bool tracker_has_parent(const struct dump *dump);
+/*
+ * What the last scan of the task has armed, for page_regions_scan_changes(), or NULL. Set with the list of a scan,
+ * whose items the tracker takes over, or NULL when a scan begins.
+ */
+const struct region_list *tracker_armed(const struct dump *dump, const struct dump_task *task);
+void tracker_set_armed(struct dump *dump, const struct dump_task *task, struct region_list *list);
 /* From here on the pages are armed, and the images of the last dump are outdated unless this dump is completed. */
 void tracker_arming(struct dump *dump);
 /* Makes the next dump see these pages as changed. Returns 0 or -errno; then some may still count as unchanged. */
