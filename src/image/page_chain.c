@@ -259,6 +259,16 @@ int page_chain_reopen(const struct page_chain *chain, uint32_t source)
 	return fd < 0 ? -errno : fd;
 }
 
+void page_chain_drop_fetched(const struct page_chain *chain, uint32_t source)
+{
+	const struct page_source *entry = &chain->sources[source];
+	_cleanup_fd_ int fd = chain->fetch && !entry->is_store && !entry->level ? page_chain_reopen(chain, source) : -1;
+
+	/* If that fails, memory is free a while later. */
+	if (fd < 0 || ftruncate(fd, 0) < 0)
+		return;
+}
+
 void page_chain_close_files(struct page_chain *chain)
 {
 	for (size_t i = 0; chain && i < chain->source_count; i++)

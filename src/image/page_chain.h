@@ -41,6 +41,11 @@ struct page_chain *page_chain_new(int images_dirfd, struct failure *failure);
  * looked for there, and returns 0 or a failure. Those of parents are not asked for.
  */
 void page_chain_set_fetch(struct page_chain *chain, int (*fetch)(void *context, const char *name), void *context);
+/*
+ * Nobody reads this source again: if it is a copy that was fetched, its memory is free. A read that comes nevertheless
+ * fails, it does not find zeros.
+ */
+void page_chain_drop_fetched(const struct page_chain *chain, uint32_t source);
 /* Closes and frees everything but the stores' descriptors. NULL is allowed. */
 void page_chain_free(struct page_chain *chain);
 /*

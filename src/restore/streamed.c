@@ -6,7 +6,8 @@
  * known where it is opened, and nowhere else.
  *
  * The pages of the tasks are asked for when their pagemaps are read, before the first process exists; they need memory
- * twice until the tree is made. The directory goes away with its last descriptor, before the tree is waited for.
+ * twice until the tree is made; those of shared memory only until they are in it. The directory goes away with its last
+ * descriptor, before the tree is waited for.
  */
 #include "restore/streamed.h"
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Images go through an image streamer (../streamer.py) and come back from it; and what can go wrong with one."""
+import json
 import os
 import signal
 
@@ -61,9 +62,10 @@ class Streamer:
 
 def dump(host, pid, images, archive, *options):
     capture = Streamer(host, "capture", images, archive)
-    hosts.Criu(host).dump(pid, images, "--stream", *options)
+    result = hosts.Criu(host).dump(pid, images, "--stream", *options)
     capture.good()
     assert not list(images.glob("*.img")), "images lie in the directory too"
+    return result
 
 
 def restore(host, pid, images, archive, *options):
@@ -121,7 +123,8 @@ def test_large(directory):
     with hosts.Host() as host:
         process = start_program(host, LARGE, output)
         images, archive = directory / "images", directory / "archive"
-        dump(host, process.pid, images, archive)
+        events = [json.loads(line) for line in dump(host, process.pid, images, archive, "--json").output.splitlines()]
+        assert any(event["event"] == "progress" and event["done_bytes"] for event in events), events
         assert archive.stat().st_size > 72 << 20
         assert (images / "stats-dump").exists()
         host.wait_empty()
@@ -208,6 +211,24 @@ def test_streamer_dies_in_restore(directory, name):
         assert "good" in output.read_text(), output.read_text()
 
 
+@pytest.mark.parametrize("death", ("tcp-stream-*.img", "2*tcp-stream-*.img", "tcp-stream-*.img:1"))
+def test_streamer_dies_while_a_task_asks(directory, death):
+    with hosts.Host(net=True) as host:
+        program = Program(host, directory, hosts.PROGRAMS / "tcp_self")
+        try:
+            images, archive = directory / "images", directory / "archive"
+            dump(host, program.pid, images, archive, "--tcp-established")
+            host.wait_empty()
+            serve = Streamer(host, "serve", images, archive, "--die", death)
+            refused(host, "restore", program.pid, images, "-d", "--tcp-established")
+            serve.killed()
+            host.wait_empty()
+            restore(host, program.pid, images, archive, "--tcp-established")
+            program.check("after a restore")
+        finally:
+            program.close()
+
+
 def test_file_that_is_cut_between_two_entries(directory):
     """To who reads it, it looks whole."""
     with hosts.Host() as host:
@@ -280,6 +301,80 @@ def test_answer_that_does_not_come(directory):
         assert result.status == 1 and "it has ended" in result.output, result
 
 
+def is_stopped(host, process):
+    stat = host.proc / str(process.pid) / "stat"
+    return stat.read_text().rpartition(")")[2].split()[0] == "T"
+
+
+@pytest.mark.parametrize("end", ("", "--leave-stopped"))
+def test_dump_is_not_done_before_the_streamer_has_all(directory, end):
+    """The last image fits into its pipe, and would be lost with it."""
+    with hosts.Host() as host:
+        program = Program(host, directory, hosts.PROGRAMS / "memory_private")
+        try:
+            images = directory / "images"
+            capture = Streamer(host, "capture", images, directory / "archive", "--stop", "inventory.img")
+            criu = host.start([hosts.CRIU, "dump", "-t", program.pid, "-D", images, "--stream", *([end] if end else [])])
+            hosts.wait_until(lambda: is_stopped(host, capture.process))
+            host.kill(capture.process.pid)
+            result = criu.wait()
+            assert result.status == 1 and "image streamer: it has ended" in result.output, result
+            program.check("after a dump that failed")
+        finally:
+            program.close()
+
+
+# Its listener has a connection that it accepts when it is told to.
+IN_FLIGHT = """
+import hashlib, mmap, os, random, signal, socket, sys
+shared = mmap.mmap(-1, 2 << 20)
+shared[:] = random.Random(3).randbytes(len(shared))
+wanted = hashlib.sha256(shared).digest()
+listener = socket.create_server(("127.0.0.1", 0))
+client = socket.create_connection(listener.getsockname())
+client.close()
+def accept(*_):
+    listener.accept()[0].close()
+    print("accepted", flush=True)
+signal.signal(signal.SIGUSR2, accept)
+ended = []
+signal.signal(signal.SIGUSR1, lambda *_: ended.append(1))
+print("ready", flush=True)
+while not ended:
+    signal.pause()
+assert hashlib.sha256(shared).digest() == wanted
+print("good", flush=True)
+"""
+
+# Runs before each attempt: after the first one the program gets the connection out of the way.
+ACCEPT = """#!/bin/sh
+[ "$CRTOOLS_SCRIPT_ACTION" = pre-dump ] || exit 0
+cd "$(dirname "$0")"
+echo >> attempts
+[ "$(wc -l < attempts)" = 1 ] && exit 0
+kill -USR2 "$CRTOOLS_INIT_PID"
+until grep -q accepted output; do sleep 0.01; done
+"""
+
+
+def test_dump_that_begins_anew(directory):
+    """Shared memory is sent before connections are looked at, and cannot be taken back."""
+    output, script = directory / "output", directory / "accept"
+    script.write_text(ACCEPT)
+    script.chmod(0o755)
+    with hosts.Host(net=True) as host:
+        process = start_program(host, IN_FLIGHT, output)
+        images, archive = directory / "images", directory / "archive"
+        dump(host, process.pid, images, archive, "--action-script", script)
+        assert (directory / "attempts").read_text() == "\n\n"
+        assert sum(name.startswith("pages-") for name in streamer.load(archive)) == 3
+        host.wait_empty()
+        restore(host, process.pid, images, archive)
+        assert host.kill(process.pid, signal.SIGUSR1)
+        host.wait_empty()
+        assert "good" in output.read_text(), output.read_text()
+
+
 def test_impatient_user(directory):
     """A streamer that does not take anything holds the tree up only until the user ends the dump."""
     output = directory / "output"
@@ -288,8 +383,7 @@ def test_impatient_user(directory):
         images = directory / "images"
         capture = Streamer(host, "capture", images, directory / "archive", "--stop", "pages-*.img")
         criu = host.start([hosts.CRIU, "dump", "-t", process.pid, "-D", images, "--stream"])
-        stat = host.proc / str(capture.process.pid) / "stat"
-        hosts.wait_until(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T")
+        hosts.wait_until(lambda: is_stopped(host, capture.process))
         assert host.kill(criu.pid, signal.SIGTERM)
         result = criu.wait()
         assert result.status == -signal.SIGTERM, result

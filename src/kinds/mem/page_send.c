@@ -10,6 +10,8 @@
 #include "kinds/mem/page_read.h"
 #include "model/page_sink.h"
 
+enum { PAGE_BYTES = 4096 };
+
 uint32_t page_run_flags(const struct page_run *run)
 {
 	uint32_t where = run->in_parent ? PAGEMAP_IN_PARENT
@@ -55,7 +57,15 @@ int page_send_close(struct dump *dump, struct dump_task *task)
 	return error ? page_send_failed(dump, error) : 0;
 }
 
-static int send_run(struct dump *dump, struct dump_task *task, const struct page_run *run, char *buffer)
+static void report_sent(const struct dump *dump, struct progress *progress, size_t bytes)
+{
+	progress->done_bytes += bytes;
+	if (dump->options->progress)
+		dump->options->progress(dump->options->context, progress);
+}
+
+static int send_run(struct dump *dump, struct dump_task *task, const struct page_run *run, char *buffer,
+		    struct progress *progress)
 {
 	struct page_sink *sink = dump->options->page_sink;
 	int error = send_entry(dump, task, run);
@@ -74,13 +84,27 @@ static int send_run(struct dump *dump, struct dump_task *task, const struct page
 		if (error)
 			return page_send_failed(dump, error);
 		done += bytes;
+		report_sent(dump, progress, bytes);
 	}
 	return error;
+}
+
+static uint64_t bytes_to_send(const struct dump *dump)
+{
+	uint64_t pages = 0;
+
+	for (size_t i = 0; i < dump->task_count; i++) {
+		const struct memory_map *memory = dump->tasks[i]->memory;
+		for (size_t r = 0; memory && r < memory->run_count; r++)
+			pages += page_run_is_written(&memory->runs[r]) ? memory->runs[r].pages : 0;
+	}
+	return pages * PAGE_BYTES;
 }
 
 int page_send_in_order(struct dump *dump)
 {
 	_cleanup_free_ char *buffer = xcalloc(1, PAGE_PIECE_BYTES);
+	struct progress progress = {.stage = "memory", .total_bytes = bytes_to_send(dump)};
 	int error = 0;
 
 	for (size_t i = 0; i < dump->task_count && !error; i++) {
@@ -91,7 +115,7 @@ int page_send_in_order(struct dump *dump)
 		if (error < 0)
 			return error;
 		for (size_t r = 0; r < task->memory->run_count && !error; r++)
-			error = send_run(dump, task, &task->memory->runs[r], buffer);
+			error = send_run(dump, task, &task->memory->runs[r], buffer, &progress);
 		int closed = page_send_close(dump, task);
 		error = error ? error : closed;
 	}

@@ -255,6 +255,7 @@ static ssize_t read_source(struct restore *restore, int fd, uint64_t size, const
 		return fail_errno(&restore->failure, error, writing ? "shmem-write" : "image-read", NULL,
 				  writing && error == -ENOMEM ? "free memory" : NULL,
 				  writing ? "cannot fill shared memory" : "cannot read memory pages");
+	page_chain_drop_fetched(restore->page_chain, places[0].source);
 	return list.count;
 }
 
