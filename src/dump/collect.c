@@ -14,6 +14,7 @@
 #include "kernel/proc.h"
 #include "kinds/fd/regular.h"
 #include "kinds/mem/memory.h"
+#include "kinds/task/process_facts.h"
 #include "kinds/task/task_kind.h"
 #include "kinds/task/thread_facts.h"
 
@@ -47,7 +48,7 @@ static int collect_auxv(struct dump *dump, struct dump_task *task)
 {
 	_cleanup_free_ char *text = NULL;
 	size_t length, words = 0;
-	int error = read_text_at(task->proc_dirfd, "auxv", &text, &length);
+	int error = process_facts_take(task, PROCESS_AUXV, &text, &length);
 
 	if (error < 0)
 		return fail_errno(&dump->failure, error, "task-auxv", dump_task_name(dump, task), NULL,
@@ -77,15 +78,10 @@ void collect_borders(MmEntry *mm, const struct proc_stat *stat)
 static int collect_mm(struct dump *dump, struct dump_task *task)
 {
 	MmEntry *mm = arena_message(&dump->arena, MmEntry, mm_entry);
-	struct proc_stat stat;
-	int error = proc_read_stat(task->proc_dirfd, "stat", &stat);
 
-	if (error < 0)
-		return fail_errno(&dump->failure, error, "task-stat", dump_task_name(dump, task), NULL,
-				  "cannot read its stat");
-	collect_borders(mm, &stat);
+	collect_borders(mm, task->stat);
 	task->mm = mm;
-	task->core->tc->flags = stat.flags;
+	task->core->tc->flags = task->stat->flags;
 	return collect_auxv(dump, task);
 }
 
@@ -202,8 +198,10 @@ int collect_tree(struct dump *dump)
 		error = give_ids(dump);
 	if (!error)
 		error = memory_collect(dump);
-	if (!error)
+	if (!error) {
 		thread_facts_read(dump);
+		process_facts_read(dump);
+	}
 	for (size_t i = 0; i < dump->task_count && !error; i++) {
 		struct dump_task *task = dump->tasks[i];
 		if (task->state == TASK_STATE_DEAD)

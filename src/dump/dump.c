@@ -34,6 +34,7 @@
 #include "kinds/mem/track.h"
 #include "kinds/task/fs.h"
 #include "kinds/task/pending.h"
+#include "kinds/task/process_facts.h"
 #include "model/action_script.h"
 #include "model/page_sink.h"
 
@@ -144,7 +145,11 @@ static void remove_new_images(int dirfd, const struct directory_listing *before)
 
 static int dump_exe(struct dump *dump, struct dump_task *task)
 {
+	const struct process_link_fact *fact = &task->facts->links[PROCESS_EXE];
 	_cleanup_free_ char *link = NULL;
+
+	if (!fact->error && regular_is_known(dump, &fact->stat, fact->target, O_RDONLY, &task->mm->exe_file_id))
+		return 0;
 	_cleanup_fd_ int fd = openat(task->proc_dirfd, "exe", O_PATH | O_CLOEXEC);
 
 	if (fd < 0 || read_link_at(task->proc_dirfd, "exe", &link) < 0)
@@ -393,6 +398,7 @@ static void free_dump(struct dump *dump)
 	for (size_t i = 0; i < dump->task_count; i++) {
 		struct dump_task *task = dump->tasks[i];
 		memory_free(task);
+		process_facts_free(task);
 		free(task->threads);
 		close_fd_pointer(&task->pidfd);
 		close_fd_pointer(&task->proc_dirfd);

@@ -3,9 +3,10 @@
  * From descriptor tables to open files.
  *
  * Entry: inspected. Each descriptor is taken with pidfd_getfd, looked at, and given to the first kind that knows it,
- * once per open file description. Whether two descriptors are the same description is asked with kcmp, which also
- * orders them: candidates (same device, inode, flags and position) lie in sorted buckets, so that ten thousand
- * descriptors of one inode cost n log n calls. Descriptors of ours are closed soon: their number is limited.
+ * once per open file description. Whether two descriptors are the same description is asked with kcmp, first for the
+ * same number of the parent, which most children have from it. kcmp also orders descriptions: candidates (same device,
+ * inode, flags and position) lie in sorted buckets, so that ten thousand descriptors of one inode cost n log n calls.
+ * Descriptors of ours are closed soon: their number is limited.
  */
 #include <fcntl.h>
 #include <linux/kcmp.h>
@@ -196,16 +197,34 @@ int dump_file_identify(struct dump *dump, struct dump_task *task, int number, in
 	return identify(dump, task, number, &look, ret_file);
 }
 
+/* What nobody touched since a fork is one open file under one number: a single call tells. */
+static bool is_inherited(const struct dump *dump, const struct dump_task *task, struct dump_fd *slot)
+{
+	struct dump_file *file = task->parent ? dump_find_fd(dump, task->parent, slot->number) : NULL;
+
+	if (!file || syscall(SYS_kcmp, task->pid, task->parent->pid, KCMP_FILE, slot->number, slot->number))
+		return false;
+	slot->file = file;
+	return true;
+}
+
 static int dump_table(struct dump *dump, struct dump_task *task)
 {
-	struct look_ahead *ahead = look_ahead_start(task, pipe_device(dump));
+	_cleanup_free_ struct dump_fd **slots = xcalloc(task->fd_count, sizeof(*slots));
+	size_t count = 0;
 	int error = 0;
 
-	for (size_t i = 0; i < task->fd_count && !error; i++) {
+	for (size_t i = 0; i < task->fd_count; i++)
+		if (!is_inherited(dump, task, &task->fds[i]))
+			slots[count++] = &task->fds[i];
+	if (!count)
+		return 0;
+	struct look_ahead *ahead = look_ahead_start(task, slots, count, pipe_device(dump));
+	for (size_t i = 0; i < count && !error; i++) {
 		struct look *look = look_ahead_next(ahead);
-		error = identify(dump, task, task->fds[i].number, look, &task->fds[i].file);
+		error = identify(dump, task, slots[i]->number, look, &slots[i]->file);
 		if (error < 0) {
-			fail_in(&dump->failure, "%s", dump_fd_name(dump, task, task->fds[i].number));
+			fail_in(&dump->failure, "%s", dump_fd_name(dump, task, slots[i]->number));
 			error = dump_blocked(dump);
 		}
 		close_fd_pointer(&look->fd);

@@ -153,8 +153,9 @@ static int wait_threads(struct dump *dump, struct dump_task *task, size_t first)
 	return 0;
 }
 
-static void fill_task(struct dump_task *task, const struct proc_stat *stat)
+static void fill_task(struct dump *dump, struct dump_task *task, const struct proc_stat *stat)
 {
+	task->stat = arena_memdup(&dump->arena, stat, sizeof(*stat));
 	task->ppid = stat->ppid;
 	task->pgid = stat->pgrp;
 	task->sid = stat->session;
@@ -277,7 +278,7 @@ static int stop_leaders(struct dump *dump, size_t begin, size_t end)
 /* What it was found to be: it may have died, or its leader alone. */
 static int settle_task(struct dump *dump, struct dump_task *task, const struct proc_stat *stat)
 {
-	fill_task(task, stat);
+	fill_task(dump, task, stat);
 	for (size_t i = 0; i < task->thread_count; i++)
 		task->threads[i].task = task;
 	if (stat->state == 'Z') {

@@ -2,8 +2,9 @@
 /*
  * What only a task itself can tell: one program in each thread, all threads of the tree at once.
  *
- * Entry: collected. Exit: every thread stands again with its own registers; cores, close-on-exec flags and the heap's
- * end are known. The interpreter stays in the processes until release_injections(), for kinds that need more.
+ * Entry: collected. Exit: cores, close-on-exec flags and the heap's end are known; every thread stands again with its
+ * own registers, but for the leaders, which are on their way to remove the interpreter: release_injections() waits for
+ * that.
  */
 #include <fcntl.h>
 #include <string.h>
@@ -19,10 +20,12 @@
 #include "kinds/task/posix_timers.h"
 #include "kinds/task/registers.h"
 #include "kinds/task/task_kind.h"
+#include "kinds/task/thread_status.h"
 
 enum {
 	LEADER_BYTES = 48 * 1024,
 	THREAD_BYTES = 4 * 1024,
+	FEW_SLOTS = 128, /* take a task 10 us */
 };
 
 /* A thread that criu does not come back to goes on after this; it only matters when criu is killed. */
@@ -40,19 +43,18 @@ struct inspected_task {
 };
 
 /*
- * The size of a table that is nearly full, 0 if it is not, or an old kernel (before 6.2) does not tell. Asking each
- * number of it inside the task costs less than a directory of /proc.
+ * The size of a table that is small or nearly full, 0 if it is neither, or an old kernel (before 6.2) does not tell.
+ * Asking each number of it inside the task costs less than a directory of /proc.
  */
 static size_t dense_table_size(const struct dump_task *task)
 {
-	_cleanup_free_ char *status = NULL;
+	size_t slots = task->threads[0].status->fd_slots;
 	struct stat directory;
-	const char *size;
 
-	if (fstatat(task->proc_dirfd, "fd", &directory, 0) < 0 || !directory.st_size ||
-	    read_text_at(task->proc_dirfd, "status", &status, NULL) < 0 || !(size = proc_field(status, "FDSize")))
+	if (slots <= FEW_SLOTS)
+		return slots;
+	if (fstatat(task->proc_dirfd, "fd", &directory, 0) < 0)
 		return 0;
-	size_t slots = strtoul(size, NULL, 10);
 	return slots <= 2 * (size_t)directory.st_size ? slots : 0;
 }
 
@@ -358,6 +360,9 @@ int inspect_tree(struct dump *dump)
 		}
 		if (!error)
 			error = evaluate_task(dump, task, &tasks[i]);
+		/* It is done when the last task is looked at. */
+		if (!error)
+			injection_begin_close(task->injection);
 	}
 	free_inspections(dump, tasks);
 	return error;

@@ -24,6 +24,8 @@ enum {
 
 struct look_ahead {
 	const struct dump_task *task;
+	struct dump_fd *const *slots;
+	size_t slot_count;
 	dev_t pipe_device;
 	int links_dirfd;             /* /proc/self/fd */
 	size_t chunk_count, current; /* index of the descriptor that next() gives */
@@ -91,11 +93,11 @@ void look_at(dev_t pipe_device, int fd, struct look *look)
 
 static void look_at_chunk(struct look_ahead *ahead, size_t chunk)
 {
-	size_t end = (chunk + 1) * CHUNK < ahead->task->fd_count ? (chunk + 1) * CHUNK : ahead->task->fd_count;
+	size_t end = (chunk + 1) * CHUNK < ahead->slot_count ? (chunk + 1) * CHUNK : ahead->slot_count;
 
 	for (size_t i = chunk * CHUNK; i < end; i++) {
 		struct look *look = &ahead->looks[i % ahead->look_count];
-		look->fd = syscall(SYS_pidfd_getfd, ahead->task->pidfd, ahead->task->fds[i].number, 0);
+		look->fd = syscall(SYS_pidfd_getfd, ahead->task->pidfd, ahead->slots[i]->number, 0);
 		if (look->fd < 0)
 			failed(look, "fd-get", "cannot take a copy of the descriptor");
 		else
@@ -129,24 +131,27 @@ static void *run_ahead(void *argument)
 	return NULL;
 }
 
-struct look_ahead *look_ahead_start(const struct dump_task *task, dev_t pipe_device)
+struct look_ahead *look_ahead_start(const struct dump_task *task, struct dump_fd *const *slots, size_t count,
+				    dev_t pipe_device)
 {
 	struct look_ahead *ahead = xcalloc(1, sizeof(*ahead));
 
 	ahead->task = task;
+	ahead->slots = slots;
+	ahead->slot_count = count;
 	ahead->pipe_device = pipe_device;
 	ahead->links_dirfd = -1;
-	if (task->fd_count >= DESCRIPTORS_WORTH_A_THREAD)
+	if (count >= DESCRIPTORS_WORTH_A_THREAD)
 		ahead->links_dirfd = open("/proc/self/fd", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	ahead->look_count = task->fd_count < WINDOW * CHUNK ? task->fd_count : WINDOW * CHUNK;
+	ahead->look_count = count < WINDOW * CHUNK ? count : WINDOW * CHUNK;
 	ahead->looks = xrealloc_array(NULL, ahead->look_count, sizeof(*ahead->looks));
-	ahead->chunk_count = (task->fd_count + CHUNK - 1) / CHUNK;
+	ahead->chunk_count = (count + CHUNK - 1) / CHUNK;
 	for (size_t i = 0; i < ahead->look_count; i++)
 		ahead->looks[i].fd = -1;
 	pthread_mutex_init(&ahead->mutex, NULL);
 	pthread_cond_init(&ahead->changed, NULL);
 	ahead->has_thread =
-		task->fd_count >= DESCRIPTORS_WORTH_A_THREAD && !pthread_create(&ahead->thread, NULL, run_ahead, ahead);
+		count >= DESCRIPTORS_WORTH_A_THREAD && !pthread_create(&ahead->thread, NULL, run_ahead, ahead);
 	return ahead;
 }
 

@@ -20,9 +20,13 @@ void look_at(dev_t pipe_device, int fd, struct look *look);
 
 struct look_ahead;
 
-/* Begins to look at all descriptors of the task. Never fails: without a second thread the caller's does the work. */
-struct look_ahead *look_ahead_start(const struct dump_task *task, dev_t pipe_device);
-/* The next descriptor's, in the order of task->fds; good until the next call. */
+/*
+ * Begins to look at @count descriptors of the task; @slots stays the caller's. Never fails: without a second thread the
+ * caller's does the work.
+ */
+struct look_ahead *look_ahead_start(const struct dump_task *task, struct dump_fd *const *slots, size_t count,
+				    dev_t pipe_device);
+/* The next descriptor's, in the order of @slots; good until the next call. */
 struct look *look_ahead_next(struct look_ahead *ahead);
 /* Ends the other thread and closes the copies that nobody took. */
 void look_ahead_end(struct look_ahead *ahead);

@@ -22,14 +22,16 @@ int context_save(pid_t tid, struct thread_context *ret_context);
  */
 int context_restore(pid_t tid, const struct thread_context *context);
 /*
- * Points the thread at @code with @argument as first parameter and @stack (0 = its own), outside of any system call,
- * then blocks all its signals. Returns 0 or -errno.
+ * Points the thread at @code with @argument as first parameter and @stack (0 = its own), outside of any system call.
+ * Its signals have to be blocked. Returns 0 or -errno.
  */
 int context_redirect(pid_t tid, const struct thread_context *original, uint64_t code, uint64_t argument,
 		     uint64_t stack);
-/* Points the thread at @code, whose first instruction is a system call with these arguments. */
+/* Points the thread at @code, whose first instruction is a system call with these arguments; the rest is the same. */
 int context_redirect_to_call(pid_t tid, const struct thread_context *original, uint64_t code, long number,
 			     const int64_t args[6]);
+/* Blocks all signals of the thread until context_restore(). Returns 0 or -errno. */
+int context_block_signals(pid_t tid);
 /* The result of the system call that a thread in syscall-exit-stop has made. Returns 0 or -errno. */
 int context_call_result(pid_t tid, int64_t *ret_result);
 

@@ -32,6 +32,7 @@ struct injection_slot {
 	struct thread_context context;
 	uint64_t address;
 	size_t bytes;
+	bool blocked;            /* it has our mask and some registers of ours, not its own context */
 	struct program *running; /* started and not yet waited for */
 	bool on_its_way;         /* it may be running code of ours */
 	bool interrupted;        /* and will stop, or has stopped */
@@ -71,13 +72,26 @@ static int write_memory(struct injection *injection, uint64_t address, const voi
 
 /* ---- threads on their way ---- */
 
+/* Registers of ours are set, and from here on it has our mask. */
 static int send_off(struct injection_slot *slot)
 {
+	int error = slot->blocked ? 0 : context_block_signals(slot->tid);
+
+	if (error)
+		return error;
+	slot->blocked = true;
 	if (ptrace(PTRACE_CONT, slot->tid, 0, 0) < 0)
 		return -errno;
 	slot->on_its_way = true;
 	slot->interrupted = false;
 	return 0;
+}
+
+/* Gives it its own context back, if it has not got it. */
+static int restore_context(struct injection_slot *slot)
+{
+	slot->blocked = false;
+	return context_restore(slot->tid, &slot->context);
 }
 
 static int interrupt(struct injection_slot *slot)
@@ -138,7 +152,7 @@ static int was_late(struct injection *injection, struct injection_slot *slot)
 	if (!context_instruction(slot->tid, &at) &&
 	    ((at >= injection->park_code && at < injection->park_code + PARK_CODE_BYTES) ||
 	     (at >= injection->code && at < code_end)))
-		context_restore(slot->tid, &slot->context);
+		restore_context(slot);
 	return -ETIME;
 }
 
@@ -192,7 +206,7 @@ int injection_remote_call(struct failure *failure, struct injection *injection, 
 	int error = call_parked(injection, number, args, unmap, ret_result);
 
 	if (error != -ETIME) {
-		int restored = context_restore(leader->tid, &leader->context);
+		int restored = restore_context(leader);
 		error = error ? error : restored;
 	}
 	return error ? fail_at(failure, injection, error, "cannot run a system call inside it") : 0;
@@ -391,7 +405,10 @@ int injection_begin_open(struct failure *failure, struct injection *injection)
 	return error ? fail_at(failure, injection, error, "cannot run a system call inside it") : 0;
 }
 
-/* The leader leaves its parking place only when the mapping begins with what makes it known. */
+/*
+ * The leader leaves its parking place only when the mapping begins with what makes it known. It stays parked until its
+ * program starts: if the tool dies now, it finds back by itself.
+ */
 int injection_open(struct failure *failure, struct injection *injection)
 {
 	struct injection_slot *leader = &injection->slots[0];
@@ -402,13 +419,12 @@ int injection_open(struct failure *failure, struct injection *injection)
 	if (!error)
 		error = write_code(injection);
 	if (error && !injection->code && !injection->lost && !leader->on_its_way)
-		context_restore(leader->tid, &leader->context);
+		restore_context(leader);
 	if (error)
 		return fail_at(failure, injection, error, "cannot map memory inside it");
 	for (size_t i = 0; i < injection->slot_count; i++)
 		injection->slots[i].address += injection->data;
-	error = context_restore(leader->tid, &leader->context);
-	return error ? fail_at(failure, injection, error, "cannot give a thread its registers back") : 0;
+	return 0;
 }
 
 const struct thread_context *injection_context(const struct injection *injection, size_t index)
@@ -480,14 +496,17 @@ int injection_start(struct failure *failure, struct injection *injection, size_t
 	if (!error)
 		error = send_off(slot);
 	if (error) {
-		context_restore(slot->tid, &slot->context);
+		restore_context(slot);
 		return fail_at(failure, injection, error, "cannot start a program in a thread");
 	}
 	slot->running = program;
 	return 0;
 }
 
-/* Waits for the end of the program, takes its results and gives the thread its own context back. */
+/*
+ * Waits for the end of the program and takes its results. A thread gets its own context back; the leader, whose next
+ * call removes the mapping, stands where it waits for the tool until that is done.
+ */
 static int finish_program(struct injection *injection, struct injection_slot *slot)
 {
 	long pause_ns = FIRST_PAUSE_NS;
@@ -508,7 +527,7 @@ static int finish_program(struct injection *injection, struct injection_slot *sl
 			return error;
 	}
 	slot->notice = run.notice;
-	return context_restore(slot->tid, &slot->context);
+	return slot == &injection->slots[0] ? 0 : restore_context(slot);
 }
 
 static int check_notice(struct failure *failure, const struct injection_slot *slot, const struct program *program)
@@ -569,7 +588,7 @@ static int remove_mapping(struct injection *injection)
 		error = finish_call(injection, &result);
 	if (injection->lost || leader->on_its_way)
 		return error ? error : -ESRCH;
-	int restored = context_restore(leader->tid, &leader->context);
+	int restored = restore_context(leader);
 	return error ? error : restored;
 }
 

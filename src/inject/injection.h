@@ -45,7 +45,8 @@ int injection_new(struct failure *failure, const struct injection_target *target
  * follow. Returns 0 or a failure.
  */
 int injection_begin_open(struct failure *failure, struct injection *injection);
-/* Waits for the mapping and fills it: programs can run. Returns 0 or a failure; close it then, too. */
+/* Waits for the mapping and fills it: programs can run, and nothing else may. Returns 0 or a failure; close it then,
+ * too. */
 int injection_open(struct failure *failure, struct injection *injection);
 /* The context that thread @index was found in. */
 const struct thread_context *injection_context(const struct injection *injection, size_t index);
@@ -59,8 +60,9 @@ int injection_start(struct failure *failure, struct injection *injection, size_t
  */
 void injection_interrupt(struct injection *injection);
 /*
- * Waits until every started program has ended and the threads stand again with their own contexts, and copies results
- * into the programs. Returns 0 or the failure of the first program that ended early.
+ * Waits until every started program has ended and copies results into the programs. The threads stand again with their
+ * own contexts, but for the leader, which gets it back from injection_close(). Returns 0 or the failure of the first
+ * program that ended early.
  */
 int injection_wait(struct failure *failure, struct injection *injection);
 /* Sends the leader to remove the mapping; injection_close() waits for that. Optional. */

@@ -81,6 +81,24 @@ int proc_read_stat(int proc_dirfd, const char *path, struct proc_stat *ret_stat)
 	return 0;
 }
 
+int proc_read_text(int dirfd, const char *path, char **ret_text, size_t *ret_length)
+{
+	enum { BUFFER_BYTES = 4096, SURELY_ALL_BYTES = BUFFER_BYTES / 2 };
+	char text[BUFFER_BYTES];
+	_cleanup_fd_ int fd = openat(dirfd, path, O_RDONLY | O_CLOEXEC);
+	ssize_t length = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
+
+	if (length < 0)
+		return -errno;
+	if (length >= SURELY_ALL_BYTES)
+		return read_text_at(dirfd, path, ret_text, ret_length);
+	text[length] = '\0';
+	*ret_text = xmemdup(text, length + 1);
+	if (ret_length)
+		*ret_length = length;
+	return 0;
+}
+
 struct kernel_dirent {
 	uint64_t inode;
 	int64_t offset;
@@ -133,7 +151,7 @@ int proc_read_children(int proc_dirfd, pid_t tid, pid_t **children, size_t *coun
 	char path[48];
 
 	snprintf(path, sizeof(path), "task/%d/children", tid);
-	int error = read_text_at(proc_dirfd, path, &text, NULL);
+	int error = proc_read_text(proc_dirfd, path, &text, NULL);
 	if (error < 0)
 		return error == -ENOENT ? -ESRCH : error;
 	for (char *at = text;;) {

@@ -25,6 +25,11 @@ int proc_open(pid_t pid);
 /* Reads and parses @path ("stat", "task/12/stat") below /proc/PID. Returns 0 or -errno (-ESRCH: it is gone). */
 int proc_read_stat(int proc_dirfd, const char *path, struct proc_stat *ret_stat);
 /*
+ * The whole of a small file of /proc, with a NUL behind it, to be freed: one read, as the kernel cuts its answers only
+ * when they come near a page. Larger ones are read anew. @ret_length may be NULL. Returns 0 or -errno.
+ */
+int proc_read_text(int dirfd, const char *path, char **ret_text, size_t *ret_length);
+/*
  * Waits until a thread that was let go within a group stop stands in it: it must have the processor once more for that.
  * Gives up after a tenth of a second, or when it is traced or has ended. Returns its state, 'X' if it is gone.
  */

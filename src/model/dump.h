@@ -25,6 +25,8 @@ struct fd_kind;
 struct injection; /* inject/injection.h: what criu has placed inside one task */
 struct thread_status;
 struct thread_facts;
+struct process_facts;
+struct proc_stat;
 struct restart_blocks;      /* kernel/restart_blocks.h */
 struct seccomp_filters;     /* kinds/task/seccomp.c */
 struct time_namespace_dump; /* kinds/ns/time_namespace.c */
@@ -65,6 +67,8 @@ struct dump_task {
 	struct dump_fd *fds; /* ascending numbers */
 	size_t fd_count;
 	uint32_t vm_id, files_id, fs_id, sighand_id; /* equal ids = shared between tasks */
+	const struct proc_stat *stat;                /* kernel/proc.h; read when it stood */
+	struct process_facts *facts;                 /* kinds/task/process_facts.h; NULL before collect_tree() */
 	CoreEntry *core;                             /* the leader's, also of a dead task */
 	FsEntry *fs;
 	MmEntry *mm;

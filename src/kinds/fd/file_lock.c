@@ -31,6 +31,9 @@ enum lock_sort { LOCK_SORT_POSIX = 1, LOCK_SORT_FLOCK = 2, LOCK_SORT_OFD = 4, LO
 /* file_lock_entry.type */
 enum { LOCK_TYPE_READ = 0, LOCK_TYPE_WRITE = 1 };
 
+/* Whether an inode has locks of ranges (fcntl), whoever holds them. */
+enum range_locks { RANGE_LOCKS_UNKNOWN, RANGE_LOCKS_NONE, RANGE_LOCKS_MAYBE };
+
 /* From so many open files on /proc/locks is faster than their fdinfo. */
 enum { MANY_FILES = 1500 };
 
@@ -46,6 +49,7 @@ struct lock_dump {
 	uint64_t *inodes;  /* ascending */
 	size_t inode_count, inode_capacity;
 	uint32_t *seen_by; /* by file id: 1 + index of the last task whose table showed it */
+	uint8_t *ranges;   /* by file id: enum range_locks */
 };
 
 static int compare_numbers(const void *left, const void *right)
@@ -86,6 +90,33 @@ static bool may_be_locked(const struct lock_dump *locks, const struct stat *stat
 		       bsearch(&inode, locks->inodes, locks->inode_count, sizeof(inode), compare_numbers);
 	/* Pipes, sockets and what has no file type at all are many, and nobody locks them. */
 	return S_ISREG(stat->st_mode) || S_ISDIR(stat->st_mode) || S_ISCHR(stat->st_mode) || S_ISBLK(stat->st_mode);
+}
+
+/* A lock for writing of all there is would conflict with any other. */
+static enum range_locks ask_range_locks(struct dump *dump, const struct dump_file *file)
+{
+	struct flock conflict = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+	_cleanup_fd_ int fd = syscall(SYS_pidfd_getfd, file->task->pidfd, file->number, 0);
+
+	if (fd < 0 || fcntl(fd, F_GETLK, &conflict) < 0 || conflict.l_type != F_UNLCK)
+		return RANGE_LOCKS_MAYBE;
+	return RANGE_LOCKS_NONE;
+}
+
+/*
+ * The first table that has a description tells all but the locks that belong to other tables, and these are of ranges:
+ * one question for the inode spares those tables, where many processes have the file from a fork.
+ */
+static bool is_told(struct dump *dump, struct lock_dump *locks, const struct dump_task *task,
+		    const struct dump_file *file)
+{
+	uint8_t *ranges = &locks->ranges[file->id];
+
+	if (file->task == task || file->number < 0)
+		return false;
+	if (*ranges == RANGE_LOCKS_UNKNOWN)
+		*ranges = ask_range_locks(dump, file);
+	return *ranges == RANGE_LOCKS_NONE;
 }
 
 static int fail_line(struct dump *dump, const char *line)
@@ -153,7 +184,7 @@ static int dump_slot(struct dump *dump, struct lock_dump *locks, const struct du
 	if (!slot->file || locks->seen_by[slot->file->id] == task->index + 1)
 		return 0;
 	locks->seen_by[slot->file->id] = task->index + 1;
-	if (!may_be_locked(locks, &slot->file->stat))
+	if (!may_be_locked(locks, &slot->file->stat) || is_told(dump, locks, task, slot->file))
 		return 0;
 	snprintf(path, sizeof(path), "fdinfo/%d", slot->number);
 	int error = read_text_at(task->proc_dirfd, path, &text, NULL);
@@ -186,6 +217,7 @@ int file_locks_dump(struct dump *dump)
 	if (dump->file_count > MANY_FILES)
 		read_locked_inodes(&locks);
 	locks.seen_by = xcalloc(dump->file_count + 1, sizeof(*locks.seen_by));
+	locks.ranges = xcalloc(dump->file_count + 1, sizeof(*locks.ranges));
 	for (size_t i = 0; i < dump->task_count && !error; i++)
 		for (size_t slot = 0; slot < dump->tasks[i]->fd_count && !error; slot++)
 			error = dump_slot(dump, &locks, dump->tasks[i], &dump->tasks[i]->fds[slot]);
@@ -194,6 +226,7 @@ int file_locks_dump(struct dump *dump)
 	free(locks.entries);
 	free(locks.inodes);
 	free(locks.seen_by);
+	free(locks.ranges);
 	return error;
 }
 

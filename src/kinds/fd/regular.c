@@ -183,10 +183,32 @@ static int add_file(struct dump *dump, struct dump_task *task, int fd, const str
 	return describe(dump, task, fd, stat, link, file->id, reg);
 }
 
+/* By the file; what it holds may have another name. */
+static struct known_file *find_known(struct dump *dump, const struct stat *stat, int flags)
+{
+	struct regular_dump *state = state_of_dump(dump);
+	struct known_file *known, wanted = {};
+
+	wanted.key.device = stat->st_dev;
+	wanted.key.inode = stat->st_ino;
+	wanted.key.flags = flags;
+	HASH_FIND(hh, state->known, &wanted.key, sizeof(wanted.key), known);
+	return known;
+}
+
+bool regular_is_known(struct dump *dump, const struct stat *stat, const char *link, int flags, uint32_t *ret_id)
+{
+	const struct known_file *known = find_known(dump, stat, flags);
+
+	if (!known || strcmp(known->name, link))
+		return false;
+	*ret_id = known->id;
+	return true;
+}
+
 int regular_dump_fd(struct dump *dump, struct dump_task *task, int fd, const char *link, int flags, uint32_t *ret_id)
 {
 	struct regular_dump *state = state_of_dump(dump);
-	struct known_file *known, *wanted = arena_alloc(&dump->arena, sizeof(*wanted));
 	_cleanup_free_ char *own_link = NULL;
 	char path[48];
 	struct stat stat;
@@ -202,21 +224,19 @@ int regular_dump_fd(struct dump *dump, struct dump_task *task, int fd, const cha
 	if (error < 0 || fstat(fd, &stat) < 0)
 		return fail_errno(&dump->failure, error ? error : errno, "fd-stat", NULL, NULL,
 				  "cannot look at the file");
-	wanted->key.device = stat.st_dev;
-	wanted->key.inode = stat.st_ino;
-	wanted->key.flags = flags;
-	HASH_FIND(hh, state->known, &wanted->key, sizeof(wanted->key), known);
-	if (known && !strcmp(known->name, link)) {
-		*ret_id = known->id;
+	if (regular_is_known(dump, &stat, link, flags, ret_id))
 		return 0;
-	}
 	error = add_file(dump, task, fd, &stat, link, flags, &id);
 	if (error < 0)
 		return error;
-	if (!known) {
-		wanted->id = id;
-		wanted->name = arena_strdup(&dump->arena, link);
-		HASH_ADD(hh, state->known, key, sizeof(wanted->key), wanted);
+	if (!find_known(dump, &stat, flags)) {
+		struct known_file *added = arena_alloc(&dump->arena, sizeof(*added));
+		added->key.device = stat.st_dev;
+		added->key.inode = stat.st_ino;
+		added->key.flags = flags;
+		added->id = id;
+		added->name = arena_strdup(&dump->arena, link);
+		HASH_ADD(hh, state->known, key, sizeof(added->key), added);
 	}
 	*ret_id = id;
 	return 0;

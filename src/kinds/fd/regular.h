@@ -16,6 +16,11 @@ extern const struct fd_kind regular_kind;
  * Returns 0 or a failure without an object.
  */
 int regular_dump_fd(struct dump *dump, struct dump_task *task, int fd, const char *link, int flags, uint32_t *ret_id);
+/*
+ * The same without a descriptor, if the file is known already: 500 processes of one program have one program file. True
+ * with *ret_id if it is.
+ */
+bool regular_is_known(struct dump *dump, const struct stat *stat, const char *link, int flags, uint32_t *ret_id);
 
 /*
  * Restore, in a task: opens the file @id of files.img, which must be one of this kind, with @flags instead of the

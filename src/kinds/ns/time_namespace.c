@@ -133,20 +133,6 @@ static int read_boot_id(struct failure *failure, char ret_id[BOOT_ID_BYTES + 1])
 
 /* ---- dump ---- */
 
-/* The inode number of a namespace; 0: the kernel has none of the kind. */
-static int namespace_inode(int dirfd, const char *path, uint64_t *ret_inode)
-{
-	_cleanup_free_ char *link = NULL;
-	int error = read_link_at(dirfd, path, &link);
-
-	*ret_inode = 0;
-	if (error < 0)
-		return error == -ENOENT ? 0 : error;
-	const char *digits = strchr(link, '[');
-	*ret_inode = digits ? strtoull(digits + 1, NULL, 10) : 0;
-	return *ret_inode ? 0 : -EPROTO;
-}
-
 static int fail_read(struct dump *dump, const struct dump_task *task, int error)
 {
 	return fail_errno(&dump->failure, error, "task-time-namespace", dump_task_name(dump, task), NULL,
@@ -167,13 +153,12 @@ static int remember_root(struct dump *dump, const struct dump_task *root, uint64
 
 static int collect(struct dump *dump, struct dump_task *task)
 {
-	uint64_t inode;
-
 	if (task->state == TASK_STATE_DEAD)
 		return 0;
-	int error = namespace_inode(task->proc_dirfd, "ns/time", &inode);
-	if (error < 0)
-		return fail_read(dump, task, error);
+	const struct thread_facts *facts = task->threads[0].facts;
+	uint64_t inode = facts->time;
+	if (facts->namespace_error)
+		return fail_read(dump, task, facts->namespace_error);
 	if (!dump->time_namespace)
 		return remember_root(dump, task, inode);
 	if (inode == dump->time_namespace->inode)

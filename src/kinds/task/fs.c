@@ -13,14 +13,19 @@
 
 #include "base/fd.h"
 #include "kinds/fd/regular.h"
+#include "kinds/task/process_facts.h"
 #include "kinds/task/thread_status.h"
 
 enum { UMASK_MAX = 0777 };
 
-static int dump_directory(struct dump *dump, struct dump_task *task, const char *name, const char *what,
-			  uint32_t *ret_id)
+static int dump_directory(struct dump *dump, struct dump_task *task, enum process_link which, const char *name,
+			  const char *what, uint32_t *ret_id)
 {
+	const struct process_link_fact *fact = &task->facts->links[which];
 	_cleanup_free_ char *link = NULL;
+
+	if (!fact->error && regular_is_known(dump, &fact->stat, fact->target, O_RDONLY, ret_id))
+		return 0;
 	_cleanup_fd_ int fd = openat(task->proc_dirfd, name, O_PATH | O_DIRECTORY | O_CLOEXEC);
 	int error = fd < 0 ? -errno : read_link_at(task->proc_dirfd, name, &link);
 
@@ -38,9 +43,9 @@ int fs_dump(struct dump *dump, struct dump_task *task)
 	int error = thread_status_get(dump, &task->threads[0], &status);
 
 	if (!error)
-		error = dump_directory(dump, task, "cwd", "working directory", &entry->cwd_id);
+		error = dump_directory(dump, task, PROCESS_CWD, "cwd", "working directory", &entry->cwd_id);
 	if (!error)
-		error = dump_directory(dump, task, "root", "root directory", &entry->root_id);
+		error = dump_directory(dump, task, PROCESS_ROOT, "root", "root directory", &entry->root_id);
 	if (error < 0)
 		return error;
 	entry->has_umask = true;

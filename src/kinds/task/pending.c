@@ -17,6 +17,7 @@
 
 #include "base/fd.h"
 #include "kinds/task/task_kind.h"
+#include "kinds/task/thread_facts.h"
 #include "kinds/task/thread_status.h"
 
 enum { SIGINFO_BYTES = 128, PEEK_COUNT = 32, SIGNAL_COUNT = 64, SIGNAL_SET_BYTES = 8 };
@@ -131,7 +132,7 @@ static int inspected_thread(struct dump *dump, struct dump_thread *thread, const
 	return error ? error : read_thread(dump, thread, status);
 }
 
-int pending_refresh(struct dump *dump)
+static int refresh_threads(struct dump *dump)
 {
 	for (size_t i = 0; i < dump->task_count; i++) {
 		for (size_t t = 0; t < dump->tasks[i]->thread_count; t++) {
@@ -147,6 +148,14 @@ int pending_refresh(struct dump *dump)
 		}
 	}
 	return 0;
+}
+
+int pending_refresh(struct dump *dump)
+{
+	thread_facts_read_statuses(dump);
+	int error = refresh_threads(dump);
+	thread_facts_release(dump);
+	return error;
 }
 
 /* ---- restore ---- */

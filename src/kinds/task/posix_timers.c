@@ -17,6 +17,7 @@
 #include "base/fd.h"
 #include "kernel/proc.h"
 #include "kernel/uapi.h"
+#include "kinds/task/process_facts.h"
 #include "kinds/task/task_kind.h"
 
 enum {
@@ -88,7 +89,7 @@ static int collect(struct dump *dump, struct dump_task *task)
 
 	if (task->state == TASK_STATE_DEAD)
 		return 0;
-	int error = read_text_at(task->proc_dirfd, "timers", &text, NULL);
+	int error = process_facts_take(task, PROCESS_TIMERS, &text, NULL);
 	if (error < 0)
 		return error == -ENOENT ? 0
 					: fail_errno(&dump->failure, error, "task-timers", dump_task_name(dump, task),

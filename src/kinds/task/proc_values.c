@@ -9,21 +9,26 @@
 
 #include "base/fd.h"
 #include "base/log.h"
+#include "kernel/proc.h"
+#include "kinds/task/process_facts.h"
 #include "kinds/task/task_kind.h"
 
-static int read_number(int dirfd, const char *path, int base, long long *ret_value)
+static int parse_number(const char *text, int base, long long *ret_value)
 {
-	_cleanup_free_ char *text = NULL;
 	char *end;
-	int error = read_text_at(dirfd, path, &text, NULL);
-
-	if (error < 0)
-		return error;
 	long long value = strtoll(text, &end, base);
 	if (end == text)
 		return -EPROTO;
 	*ret_value = value;
 	return 0;
+}
+
+static int take_number(struct dump_task *task, enum process_text which, int base, long long *ret_value)
+{
+	_cleanup_free_ char *text = NULL;
+	int error = process_facts_take(task, which, &text, NULL);
+
+	return error ? error : parse_number(text, base, ret_value);
 }
 
 static int collect(struct dump *dump, struct dump_task *task)
@@ -33,18 +38,18 @@ static int collect(struct dump *dump, struct dump_task *task)
 
 	if (task->state == TASK_STATE_DEAD)
 		return 0;
-	int error = read_number(task->proc_dirfd, "oom_score_adj", 10, &value);
+	int error = take_number(task, PROCESS_OOM_SCORE_ADJ, 10, &value);
 	if (error < 0)
 		return fail_errno(&dump->failure, error, "task-oom", dump_task_name(dump, task), NULL,
 				  "cannot read its oom_score_adj");
 	core->has_oom_score_adj = true;
 	core->oom_score_adj = value;
 	/* Kernels without audit or without cores do not have these. */
-	if (!read_number(task->proc_dirfd, "loginuid", 10, &value)) {
+	if (!take_number(task, PROCESS_LOGINUID, 10, &value)) {
 		core->has_loginuid = true;
 		core->loginuid = value;
 	}
-	if (!read_number(task->proc_dirfd, "coredump_filter", 16, &value)) {
+	if (!take_number(task, PROCESS_COREDUMP_FILTER, 16, &value)) {
 		core->has_coredump_filter = true;
 		core->coredump_filter = value;
 	}
@@ -55,10 +60,11 @@ static int collect(struct dump *dump, struct dump_task *task)
 static void set_number(struct restore *restore, const struct restore_task *task, const char *path, int base,
 		       long long value)
 {
+	_cleanup_free_ char *before = NULL;
 	char text[32];
 	long long now;
 
-	if (!read_number(AT_FDCWD, path, base, &now) && now == value)
+	if (!proc_read_text(AT_FDCWD, path, &before, NULL) && !parse_number(before, base, &now) && now == value)
 		return;
 	snprintf(text, sizeof(text), base == 16 ? "0x%llx" : "%lld", value);
 	int error = write_text_at(AT_FDCWD, path, text);

@@ -6,11 +6,9 @@
 
 #include "base/fd.h"
 #include "base/parallel.h"
+#include "kernel/proc.h"
 
-enum {
-	THREADS_WORTH_A_READER = 32,
-	STATUS_BYTES = 4096,
-};
+enum { THREADS_WORTH_A_READER = 32 };
 
 const struct thread_namespace thread_namespaces[THREAD_NAMESPACE_COUNT] = {
 	{"user", "user ids", false}, {"pid", "process ids", false}, {"mnt", "mounts", false},
@@ -37,30 +35,21 @@ static int namespace_inode(int dirfd, const char *path, uint64_t *ret_inode)
 	return *ret_inode ? 0 : -EPROTO;
 }
 
-/* The kernel gives the whole status in one read if it fits; many groups make it long. */
-static int read_status(int proc_dirfd, const char *path, char **ret_text)
+/* Of the leader, the files of the process are the same and nearer. */
+static bool is_leader(const struct dump_thread *thread)
 {
-	char text[STATUS_BYTES];
-	_cleanup_fd_ int fd = openat(proc_dirfd, path, O_RDONLY | O_CLOEXEC);
-	ssize_t length = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
-
-	if (length < 0)
-		return -errno;
-	if (length == sizeof(text) - 1)
-		return read_text_at(proc_dirfd, path, ret_text, NULL);
-	text[length++] = '\0';
-	*ret_text = xmemdup(text, length);
-	return 0;
+	return thread->tid == thread->task->pid;
 }
 
 /* Relative to their directory: the way to a thread's links is longer than the links. */
 static int read_namespaces(const struct dump_thread *thread, struct thread_facts *facts)
 {
-	bool leader = thread->tid == thread->task->pid;
+	bool leader = is_leader(thread);
 	char path[48];
 
 	snprintf(path, sizeof(path), "task/%d/ns", thread->tid);
-	_cleanup_fd_ int dirfd = openat(thread->task->proc_dirfd, path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	_cleanup_fd_ int dirfd =
+		openat(thread->task->proc_dirfd, leader ? "ns" : path, O_PATH | O_DIRECTORY | O_CLOEXEC);
 	if (dirfd < 0)
 		return -errno;
 	for (size_t i = 0; i < THREAD_NAMESPACE_COUNT; i++) {
@@ -69,37 +58,63 @@ static int read_namespaces(const struct dump_thread *thread, struct thread_facts
 		if (error < 0)
 			return error;
 	}
-	return namespace_inode(dirfd, "time_for_children", &facts->time_for_children);
+	int error = leader ? namespace_inode(dirfd, "time", &facts->time) : 0;
+	return error ? error : namespace_inode(dirfd, "time_for_children", &facts->time_for_children);
+}
+
+static void read_status(const struct dump_thread *thread)
+{
+	char path[48];
+
+	snprintf(path, sizeof(path), "task/%d/status", thread->tid);
+	thread->facts->status_error = proc_read_text(thread->task->proc_dirfd, is_leader(thread) ? "status" : path,
+						     &thread->facts->status, NULL);
 }
 
 static void read_thread(void *context, size_t index)
 {
 	const struct reading *reading = context;
 	const struct dump_thread *thread = reading->threads[index];
-	char path[48];
 
-	snprintf(path, sizeof(path), "task/%d/status", thread->tid);
-	thread->facts->status_error = read_status(thread->task->proc_dirfd, path, &thread->facts->status);
+	read_status(thread);
 	thread->facts->namespace_error = read_namespaces(thread, thread->facts);
 }
 
-void thread_facts_read(struct dump *dump)
+static void read_status_of(void *context, size_t index)
+{
+	const struct reading *reading = context;
+
+	read_status(reading->threads[index]);
+}
+
+/* @only_leaders: of the others nothing is read. */
+static void read_all(struct dump *dump, bool only_leaders, void (*read)(void *context, size_t index))
 {
 	struct reading reading = {};
 	size_t capacity = 0;
 
 	for (size_t i = 0; i < dump->task_count; i++) {
 		struct dump_task *task = dump->tasks[i];
-		struct thread_facts *facts =
-			arena_alloc(&dump->arena, (task->thread_count + 1) * sizeof(struct thread_facts));
-		for (size_t t = 0; t < task->thread_count; t++) {
+		size_t count = only_leaders && task->thread_count ? 1 : task->thread_count;
+		struct thread_facts *facts = arena_alloc(&dump->arena, (count + 1) * sizeof(struct thread_facts));
+		for (size_t t = 0; t < count; t++) {
 			task->threads[t].facts = &facts[t];
 			ARRAY_GROW(reading.threads, reading.count, capacity);
 			reading.threads[reading.count++] = &task->threads[t];
 		}
 	}
-	parallel_for(reading.count, THREADS_WORTH_A_READER, read_thread, &reading);
+	parallel_for(reading.count, THREADS_WORTH_A_READER, read, &reading);
 	free(reading.threads);
+}
+
+void thread_facts_read(struct dump *dump)
+{
+	read_all(dump, false, read_thread);
+}
+
+void thread_facts_read_statuses(struct dump *dump)
+{
+	read_all(dump, true, read_status_of);
 }
 
 void thread_facts_release(struct dump *dump)

@@ -23,10 +23,13 @@ struct thread_facts {
 	int status_error, namespace_error;           /* 0 or -errno */
 	uint64_t namespaces[THREAD_NAMESPACE_COUNT]; /* inodes; 0 = not read, or the kernel has no such kind */
 	uint64_t time_for_children;                  /* the same */
+	uint64_t time;                               /* the same; only read of leaders */
 };
 
 /* Reads them of all threads of the frozen tree. Errors are left to who needs the fact. */
 void thread_facts_read(struct dump *dump);
+/* Reads the status of each process's leader anew (thread_status_refresh()), and nothing else. */
+void thread_facts_read_statuses(struct dump *dump);
 /* The texts that nobody took. */
 void thread_facts_release(struct dump *dump);
 /* The namespaces of criu itself. Returns 0 or -errno. */

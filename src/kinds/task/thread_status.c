@@ -75,7 +75,7 @@ static int parse_status(struct dump *dump, const char *text, struct thread_statu
 		{"CapAmb", 16, &status->ambient},        {"SigPnd", 16, &status->pending},
 		{"ShdPnd", 16, &status->pending_shared},
 	};
-	uint64_t no_new_privs = 0, seccomp_mode = 0, mask = 0;
+	uint64_t no_new_privs = 0, seccomp_mode = 0, mask = 0, fd_slots = 0;
 	int error = 0;
 
 	for (size_t i = 0; i < ARRAY_SIZE(sets) && !error; i++)
@@ -88,12 +88,15 @@ static int parse_status(struct dump *dump, const char *text, struct thread_statu
 		error = parse_groups(dump, text, status);
 	if (!error)
 		error = parse_number(text, "Umask", 8, &mask);
+	if (!error)
+		error = parse_number(text, "FDSize", 10, &fd_slots);
 	/* Kernels without the features do not have the lines. */
 	parse_number(text, "NoNewPrivs", 10, &no_new_privs);
 	parse_number(text, "Seccomp", 10, &seccomp_mode);
 	status->no_new_privs = no_new_privs;
 	status->seccomp_mode = seccomp_mode;
 	status->umask = mask;
+	status->fd_slots = fd_slots;
 	status->shadow_stack = has_shadow_stack(text);
 	return error;
 }
@@ -110,7 +113,7 @@ int thread_status_refresh(struct dump *dump, struct dump_thread *thread, const s
 		text = TAKE_POINTER(thread->facts->status);
 	} else {
 		snprintf(path, sizeof(path), "task/%d/status", thread->tid);
-		error = read_text_at(thread->task->proc_dirfd, path, &text, NULL);
+		error = proc_read_text(thread->task->proc_dirfd, path, &text, NULL);
 	}
 	if (!error)
 		error = parse_status(dump, text, status);

@@ -13,6 +13,7 @@ struct thread_status {
 	unsigned no_new_privs;
 	unsigned seccomp_mode;
 	unsigned umask;
+	size_t fd_slots; /* of its descriptor table, used or not */
 	bool shadow_stack;
 };
 

@@ -11,6 +11,7 @@
 
 #include "base/fd.h"
 #include "kernel/uapi.h"
+#include "kinds/task/process_facts.h"
 #include "kinds/task/task_kind.h"
 #include "kinds/task/thread_facts.h"
 #include "kinds/task/thread_status.h"
@@ -91,11 +92,11 @@ static int check_user_dispatch(struct dump *dump, struct dump_thread *thread)
  * AppArmor says "profile (enforce)". Restored without the profile the task would be freer than it was. A context of
  * SELinux is had by every process and comes from criu's own at restore.
  */
-static int check_confinement(struct dump *dump, const struct dump_task *task)
+static int check_confinement(struct dump *dump, struct dump_task *task)
 {
 	_cleanup_free_ char *profile = NULL;
 
-	if (read_text_at(task->proc_dirfd, "attr/current", &profile, NULL) < 0)
+	if (process_facts_take(task, PROCESS_CONFINEMENT, &profile, NULL) < 0)
 		return 0;
 	*strchrnul(profile, '\n') = '\0';
 	if (!strstr(profile, " (enforce)"))

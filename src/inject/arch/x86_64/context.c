@@ -95,8 +95,7 @@ int context_redirect(pid_t tid, const struct thread_context *original, uint64_t 
 	if (stack)
 		regs.rsp = (stack & ~15ULL) - 8;
 	regs.eflags &= ~(unsigned long long)FLAG_DIRECTION;
-	int error = set_registers(tid, &regs);
-	return error < 0 ? error : set_blocked(tid, ~0ULL);
+	return set_registers(tid, &regs);
 }
 
 int context_redirect_to_call(pid_t tid, const struct thread_context *original, uint64_t code, long number,
@@ -113,8 +112,12 @@ int context_redirect_to_call(pid_t tid, const struct thread_context *original, u
 	regs.r10 = args[3];
 	regs.r8 = args[4];
 	regs.r9 = args[5];
-	int error = set_registers(tid, &regs);
-	return error < 0 ? error : set_blocked(tid, ~0ULL);
+	return set_registers(tid, &regs);
+}
+
+int context_block_signals(pid_t tid)
+{
+	return set_blocked(tid, ~0ULL);
 }
 
 int context_call_result(pid_t tid, int64_t *ret_result)
