@@ -93,6 +93,7 @@ struct restore {
 	int *offered;                        /* descriptors of this process that wait to be taken (restore_offer) */
 	size_t offered_count, offered_capacity;
 	struct restore_task *fork_origin;          /* the task whose memory this process inherited */
+	const struct restore_task *creator;        /* the live task that this process is a fork of, or NULL */
 	const struct xstate_layout *xstate_layout; /* of this CPU (kinds/task/registers.c) */
 	uint8_t *xstate_area;                      /* a thread's, as this kernel lays it out */
 	size_t xstate_bytes;

@@ -11,12 +11,15 @@
 #include <unistd.h>
 
 #include "base/fd.h"
+#include "kinds/fd/fd_kind.h"
+#include "restore/tree.h"
 
 enum { TASK_DEAD = 2, WATCH_INTERVAL_NS = 20 * 1000 * 1000, ALIVE_INTERVAL_NS = 200 * 1000 * 1000 };
 
-static void futex_wait(_Atomic uint32_t *word, uint32_t seen, const struct timespec *timeout)
+/* Returns true if the time is over. */
+static bool futex_wait(_Atomic uint32_t *word, uint32_t seen, const struct timespec *timeout)
 {
-	syscall(SYS_futex, word, FUTEX_WAIT, seen, timeout, NULL, 0);
+	return syscall(SYS_futex, word, FUTEX_WAIT, seen, timeout, NULL, 0) < 0 && errno == ETIMEDOUT;
 }
 
 static void futex_wake_all(_Atomic uint32_t *word)
@@ -29,6 +32,29 @@ static size_t round_up(size_t bytes)
 	return (bytes + 63) / 64 * 64;
 }
 
+/* A barrier that hundreds of processes meet at costs them two switches each: those that this tree can do without stay
+ * out. */
+static void expect(const struct restore *restore, struct restore_shared *shared)
+{
+	bool connects = false, finishes = false, groups = !tree_inherits_groups(restore);
+	uint32_t live = 0;
+
+	for (size_t i = 0; i < restore->task_count; i++)
+		live += restore->tasks[i]->state != TASK_DEAD;
+	for (size_t i = 0; i < restore->file_count; i++) {
+		const struct fd_kind *kind = restore->files[i]->kind;
+		connects |= kind && kind->connect;
+		finishes |= kind && (kind->finish || kind->finish_task);
+	}
+	shared->barriers[BARRIER_STARTED].expected = 1;
+	shared->barriers[BARRIER_FORKED].expected = restore->task_count;
+	shared->barriers[BARRIER_GROUPS].expected = groups ? restore->task_count : 0;
+	shared->barriers[BARRIER_JOINED].expected = groups ? restore->task_count : 0;
+	shared->barriers[BARRIER_OPENED].expected = live;
+	shared->barriers[BARRIER_CONNECTED].expected = connects ? live : 0;
+	shared->barriers[BARRIER_FINISHED].expected = connects || finishes ? live : 0;
+}
+
 int shared_create(struct restore *restore)
 {
 	size_t words = round_up(restore->task_count * sizeof(_Atomic uint32_t));
@@ -36,7 +62,6 @@ int shared_create(struct restore *restore)
 	size_t header = round_up(sizeof(struct restore_shared));
 	size_t bytes = header + 2 * words + SHARED_SLOT_KINDS * slots;
 	char *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	uint32_t live = 0;
 
 	if (memory == MAP_FAILED)
 		return fail_errno(&restore->failure, errno, "restore-shared", NULL, NULL, "cannot map shared memory");
@@ -47,12 +72,7 @@ int shared_create(struct restore *restore)
 	shared->notify_fd = (void *)(memory + header + words);
 	for (int kind = 0; kind < SHARED_SLOT_KINDS; kind++)
 		shared->slots[kind] = (void *)(memory + header + 2 * words + kind * slots);
-	for (size_t i = 0; i < restore->task_count; i++)
-		live += restore->tasks[i]->state != TASK_DEAD;
-	for (int barrier = 0; barrier < BARRIER_COUNT; barrier++)
-		shared->barriers[barrier].expected = barrier == BARRIER_STARTED  ? 1
-						     : barrier <= BARRIER_JOINED ? restore->task_count
-										 : live;
+	expect(restore, shared);
 	restore->shared = shared;
 	return 0;
 }
@@ -71,9 +91,8 @@ void shared_abort(struct restore *restore)
 		shared->failure = restore->failure;
 	atomic_store(&shared->aborted, 1);
 	for (int i = 0; i < BARRIER_COUNT; i++) {
-		/* Waiters look at `aborted` whenever the word changes; it is of no other use any more. */
-		atomic_fetch_add(&shared->barriers[i].arrived, 1u << 31);
-		futex_wake_all(&shared->barriers[i].arrived);
+		atomic_store(&shared->barriers[i].open, 1);
+		futex_wake_all(&shared->barriers[i].open);
 	}
 	for (int kind = 0; kind < SHARED_SLOT_KINDS; kind++)
 		for (size_t i = 0; i < restore->file_count; i++) {
@@ -87,38 +106,43 @@ static void wait_while_criu_lives(const struct restore_shared *shared, _Atomic u
 {
 	const struct timespec interval = {.tv_nsec = ALIVE_INTERVAL_NS};
 
-	futex_wait(word, seen, &interval);
-	if (kill(shared->criu, 0) < 0 && errno == ESRCH)
+	if (futex_wait(word, seen, &interval) && kill(shared->criu, 0) < 0 && errno == ESRCH)
 		_exit(1);
+}
+
+bool shared_is_needed(const struct restore *restore, enum restore_barrier barrier)
+{
+	return restore->shared->barriers[barrier].expected;
 }
 
 int shared_wait(struct restore *restore, enum restore_barrier barrier)
 {
 	struct restore_shared *shared = restore->shared;
-	_Atomic uint32_t *arrived = &shared->barriers[barrier].arrived;
-	uint32_t expected = shared->barriers[barrier].expected;
-	uint32_t now = atomic_fetch_add(arrived, 1) + 1;
+	_Atomic uint32_t *open = &shared->barriers[barrier].open;
 
-	if (now == expected)
-		futex_wake_all(arrived);
-	while ((now = atomic_load(arrived)) < expected && !atomic_load(&shared->aborted))
-		wait_while_criu_lives(shared, arrived, now);
+	if (!shared_is_needed(restore, barrier))
+		return atomic_load(&shared->aborted) ? -ECANCELED : 0;
+	if (atomic_fetch_add(&shared->barriers[barrier].arrived, 1) + 1 == shared->barriers[barrier].expected) {
+		atomic_store(open, 1);
+		futex_wake_all(open);
+	}
+	while (!atomic_load(open))
+		wait_while_criu_lives(shared, open, 0);
 	return atomic_load(&shared->aborted) ? -ECANCELED : 0;
 }
 
 int shared_watch(struct restore *restore, enum restore_barrier barrier, int (*alive)(struct restore *restore))
 {
 	struct restore_shared *shared = restore->shared;
-	_Atomic uint32_t *arrived = &shared->barriers[barrier].arrived;
+	_Atomic uint32_t *open = &shared->barriers[barrier].open;
 	const struct timespec interval = {.tv_nsec = WATCH_INTERVAL_NS};
-	uint32_t now;
 
-	while ((now = atomic_load(arrived)) < shared->barriers[barrier].expected && !atomic_load(&shared->aborted)) {
+	while (!atomic_load(open)) {
 		if (!alive) {
-			wait_while_criu_lives(shared, arrived, now);
+			wait_while_criu_lives(shared, open, 0);
 			continue;
 		}
-		futex_wait(arrived, now, &interval);
+		futex_wait(open, 0, &interval);
 		int error = alive(restore);
 		if (error < 0)
 			return error;

@@ -40,7 +40,8 @@ struct restore_shared {
 	_Atomic uint32_t lock;
 	struct {
 		_Atomic uint32_t arrived;
-		uint32_t expected;
+		_Atomic uint32_t open; /* what waiters sleep on: it changes once, not with everyone who arrives */
+		uint32_t expected;     /* 0 = this tree does not need it, and nobody waits */
 	} barriers[BARRIER_COUNT];
 	_Atomic uint32_t *born;                       /* by index of the task: 1 = the process exists and is ours */
 	_Atomic int32_t *notify_fd;                   /* by index of the task: its number of the socket to criu */
@@ -58,6 +59,8 @@ int shared_wait(struct restore *restore, enum restore_barrier barrier);
 int shared_watch(struct restore *restore, enum restore_barrier barrier, int (*alive)(struct restore *restore));
 /* Takes it on this process to open a file without owner. Returns 0, or the pid of the process that has done so. */
 pid_t shared_claim(struct restore *restore, uint32_t slot);
+/* False if nothing in this tree has to wait there. */
+bool shared_is_needed(const struct restore *restore, enum restore_barrier barrier);
 /* Was the file published already? */
 bool shared_is_published(const struct restore *restore, enum shared_slot_kind kind, uint32_t slot);
 void shared_publish(struct restore *restore, enum shared_slot_kind kind, uint32_t slot, int number);

@@ -197,6 +197,8 @@ static int join_group(struct tree_run *run, const struct restore_task *task)
 	pid_t helper = 0;
 	int error = 0;
 
+	if (!shared_is_needed(restore, BARRIER_JOINED))
+		return 0;
 	if (!outside && task->pgid == task->pid && task->sid != task->pid && setpgid(0, 0) < 0)
 		error = fail_errno(&restore->failure, errno, "restore-group", restore_task_name(restore, task), NULL,
 				   "cannot make process group %d", task->pgid);
@@ -269,6 +271,8 @@ static void become(struct tree_run *run, struct restore_tree_node *node, pid_t c
 	/* A dead task has no memory of its own: what it passes on is its creator's. */
 	if (restore->self && restore->self->memory)
 		restore->fork_origin = restore->self;
+	if (restore->self && restore->self->state != TASK_DEAD)
+		restore->creator = restore->self;
 	restore->self = task;
 	/* Those of our creator are its own. */
 	restore->offered_count = 0;

@@ -20,6 +20,10 @@ struct restore_tree_node {
 
 /* Plans who forks whom. Pure: looks at pids, sessions and subreapers only. Returns 0 or a failure. */
 int tree_plan(struct restore *restore, struct restore_tree_node **ret_root);
+/*
+ * True if every process is born in its process group or makes it with its session, so that nobody has to join another.
+ */
+bool tree_inherits_groups(const struct restore *restore);
 /* Lines for --show-plan. */
 void tree_print(const struct restore_tree_node *node, int depth, void *file);
 

@@ -123,6 +123,23 @@ int tree_plan(struct restore *restore, struct restore_tree_node **ret_root)
 	return 0;
 }
 
+static bool inherits_group(const struct restore_task *task)
+{
+	const struct restore_tree_node *node = task->node;
+
+	if (node->makes_session)
+		return task->pgid == task->pid;
+	return task->parent && !node->before_session && !node->adopted && task->pgid == task->parent->pgid;
+}
+
+bool tree_inherits_groups(const struct restore *restore)
+{
+	for (size_t i = 0; i < restore->task_count; i++)
+		if (!inherits_group(restore->tasks[i]))
+			return false;
+	return true;
+}
+
 pid_t tree_inherited_session(const struct restore *restore)
 {
 	const struct restore_task *root = restore->tasks[0];

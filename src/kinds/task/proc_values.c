@@ -72,17 +72,20 @@ static void set_number(struct restore *restore, const struct restore_task *task,
 		log_warn("%s: cannot set %s to %s: error %d", restore_task_name(restore, task), path, text, -error);
 }
 
+/* A fork has the values of its creator, which has set its own by then. */
 static int enter(struct restore *restore, const struct restore_task *task)
 {
-	const TaskCoreEntry *core = task->core->tc;
+	static const TaskCoreEntry none = TASK_CORE_ENTRY__INIT;
+	const TaskCoreEntry *core = task->core->tc, *born = restore->creator ? restore->creator->core->tc : &none;
 
 	if (task->state == TASK_STATE_DEAD)
 		return 0;
-	if (core->has_oom_score_adj)
+	if (core->has_oom_score_adj && !(born->has_oom_score_adj && born->oom_score_adj == core->oom_score_adj))
 		set_number(restore, task, "/proc/self/oom_score_adj", 10, core->oom_score_adj);
-	if (core->has_loginuid && core->loginuid != UINT_MAX)
+	if (core->has_loginuid && core->loginuid != UINT_MAX &&
+	    !(born->has_loginuid && born->loginuid == core->loginuid))
 		set_number(restore, task, "/proc/self/loginuid", 10, core->loginuid);
-	if (core->has_coredump_filter)
+	if (core->has_coredump_filter && !(born->has_coredump_filter && born->coredump_filter == core->coredump_filter))
 		set_number(restore, task, "/proc/self/coredump_filter", 16, core->coredump_filter);
 	return 0;
 }

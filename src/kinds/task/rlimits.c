@@ -68,11 +68,15 @@ static int check(struct restore *restore, const struct restore_task *task)
 static int enter(struct restore *restore, const struct restore_task *task)
 {
 	const TaskRlimitsEntry *entry = task->core->tc->rlimits;
+	const TaskRlimitsEntry *born = restore->creator ? restore->creator->core->tc->rlimits : NULL;
 
 	if (task->state == TASK_STATE_DEAD || !entry)
 		return 0;
 	for (size_t i = 0; i < entry->n_rlimits; i++) {
 		struct rlimit now;
+		/* Its creator has tried that, and a fork has its limits. */
+		if (born && i < born->n_rlimits && entry->rlimits[i]->max <= born->rlimits[i]->max)
+			continue;
 		if (getrlimit(i, &now) < 0 || now.rlim_max >= entry->rlimits[i]->max)
 			continue;
 		rlim_t possible = now.rlim_max;
