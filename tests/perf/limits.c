@@ -1,23 +1,27 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * What the machine itself can do, for the ratios of the benchmark. Each prints nanoseconds, one line for each way:
- *which way is the best is for the caller to say, over many runs; the fastest of all would be luck.
+ * which way is the best is for the caller to say, over many runs; the fastest of all would be luck.
  *
  *	limits copy MIB FILE [huge]   plain copies of that much memory of ours into a new file: one or two threads,
  *	                              blocks allocated in advance or not
  *	limits load MIB FILE [huge]   loads of a file into fresh memory with two threads, populated in advance or not
+ *	limits tree MIB COUNT         that many processes over memory that fork shares: stopping and ending them (what a
+ *	                              dump cannot do without), then making and stopping them (the same of a restore)
  *	limits warm MIB               touches that much memory, so that the host has given it to us
  *	limits run COMMAND…           wall time of a command, without any shell around it; exits with its status
  */
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <signal.h>
 #include <spawn.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/ptrace.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -155,6 +159,55 @@ static void print_loads(size_t bytes, const char *path, int huge)
 	}
 }
 
+static void fork_tree(pid_t *pids, size_t count)
+{
+	for (size_t i = 0; i < count; i++) {
+		pids[i] = fork();
+		if (pids[i] < 0)
+			die("fork");
+		if (!pids[i])
+			for (;;)
+				pause();
+	}
+}
+
+static void stop_tree(const pid_t *pids, size_t count)
+{
+	for (size_t i = 0; i < count; i++)
+		if (ptrace(PTRACE_SEIZE, pids[i], 0, 0) < 0 || ptrace(PTRACE_INTERRUPT, pids[i], 0, 0) < 0)
+			die("ptrace");
+	for (size_t i = 0; i < count; i++)
+		if (waitpid(pids[i], NULL, __WALL) < 0)
+			die("waitpid");
+}
+
+static void end_tree(const pid_t *pids, size_t count)
+{
+	for (size_t i = 0; i < count; i++)
+		kill(pids[i], SIGKILL);
+	for (size_t i = 0; i < count; i++)
+		if (waitpid(pids[i], NULL, __WALL) < 0)
+			die("waitpid");
+}
+
+static void print_tree(size_t bytes, size_t count)
+{
+	pid_t *pids = calloc(count, sizeof(*pids));
+	char *memory = map(bytes, 0);
+
+	if (!pids)
+		die("memory");
+	memset(memory, 1, bytes);
+	int64_t start = now_ns();
+	fork_tree(pids, count);
+	int64_t made = now_ns();
+	stop_tree(pids, count);
+	int64_t stopped = now_ns();
+	end_tree(pids, count);
+	printf("%lld\n%lld\n", (long long)(now_ns() - made), (long long)(stopped - start));
+	free(pids);
+}
+
 static int run(char **command)
 {
 	int64_t start = now_ns();
@@ -183,7 +236,9 @@ int main(int argc, char **argv)
 		print_copies(bytes, argv[3], huge);
 	else if (!strcmp(verb, "load") && argc > 3)
 		print_loads(bytes, argv[3], huge);
+	else if (!strcmp(verb, "tree") && argc > 3)
+		print_tree(bytes, strtoul(argv[3], NULL, 10));
 	else
-		die("usage: limits copy|load|warm|run …");
+		die("usage: limits copy|load|tree|warm|run …");
 	return 0;
 }

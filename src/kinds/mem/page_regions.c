@@ -44,7 +44,7 @@ void region_list_add(struct region_list *list, const struct page_region *region)
 /* When its list is full, the kernel may give the last range again: what was said of it first counts. */
 int page_regions_scan(int pagemap_fd, const struct pm_scan_arg *question, struct region_list *list)
 {
-	_cleanup_free_ struct page_region *regions = xrealloc_array(NULL, SCAN_REGIONS, sizeof(*regions));
+	struct page_region regions[SCAN_REGIONS]; /* on the heap it would come and go with its pages for each task */
 	struct pm_scan_arg scan = *question;
 
 	scan.size = sizeof(scan);

@@ -36,7 +36,7 @@ struct frame_table {
 	size_t mask, used;
 };
 
-static struct frame *frame_slot(struct frame_table *table, uint64_t frame)
+static struct frame *frame_slot(const struct frame_table *table, uint64_t frame)
 {
 	size_t at = (frame * 0x9e3779b97f4a7c15ULL) >> 20 & table->mask;
 
@@ -58,10 +58,15 @@ static void frame_table_grow(struct frame_table *table)
 	*table = larger;
 }
 
+static uint64_t frame_number(uint64_t pagemap_entry)
+{
+	return pagemap_entry & ((1ULL << PAGEMAP_FRAME_BITS) - 1);
+}
+
 static bool is_shared_candidate(uint64_t pagemap_entry)
 {
 	return (pagemap_entry >> PAGEMAP_BIT_PRESENT & 1) && !(pagemap_entry >> PAGEMAP_BIT_EXCLUSIVE & 1) &&
-	       (pagemap_entry & ((1ULL << PAGEMAP_FRAME_BITS) - 1));
+	       frame_number(pagemap_entry);
 }
 
 /* The pagemap entries of all runs of a task, one after another. */
@@ -99,7 +104,7 @@ static void take_page(struct frame_table *table, struct dump_task *task, struct 
 		run.shared = true;
 		if (table->used * 2 >= table->mask)
 			frame_table_grow(table);
-		uint64_t number = entry & ((1ULL << PAGEMAP_FRAME_BITS) - 1);
+		uint64_t number = frame_number(entry);
 		struct frame *frame = frame_slot(table, number);
 		if (frame->frame && frame->task != task && !run.in_parent) {
 			run.source = frame->task;
@@ -113,6 +118,16 @@ static void take_page(struct frame_table *table, struct dump_task *task, struct 
 	page_runs_add(task->memory, &run);
 }
 
+/* Nearly every page of a fork: the same task has it, behind the page before. */
+static bool goes_on(const struct frame_table *table, const struct page_run *last, uint64_t entry)
+{
+	if (!last->source || !is_shared_candidate(entry))
+		return false;
+	const struct frame *frame = frame_slot(table, frame_number(entry));
+	return frame->frame && frame->task == last->source &&
+	       frame->address == last->source_address + last->pages * PAGE_BYTES;
+}
+
 /* Replaces the runs of @task by finer ones that say which pages another task holds already. */
 static void find_shared_pages(struct dump_task *task, const uint64_t *entries, struct frame_table *table,
 			      uint64_t *ret_shared)
@@ -124,10 +139,16 @@ static void find_shared_pages(struct dump_task *task, const uint64_t *entries, s
 	memory->run_count = memory->run_capacity = 0;
 	for (size_t i = 0; i < whole_count; i++)
 		for (uint64_t p = 0; p < whole[i].pages; p++) {
-			struct page_run run = whole[i];
+			struct page_run run = whole[i], *last = p ? &memory->runs[memory->run_count - 1] : NULL;
+			uint64_t entry = *entries++;
+			if (last && goes_on(table, last, entry)) {
+				last->pages++;
+				++*ret_shared;
+				continue;
+			}
 			run.address += p * PAGE_BYTES;
 			run.pages = 1;
-			take_page(table, task, run, *entries++, ret_shared);
+			take_page(table, task, run, entry, ret_shared);
 		}
 }
 
