@@ -6,6 +6,7 @@
  */
 #include <fcntl.h>
 #include <linux/kcmp.h>
+#include <pthread.h>
 #include <string.h>
 #include <sys/syscall.h>
 
@@ -17,6 +18,8 @@
 #include "kinds/task/process_facts.h"
 #include "kinds/task/task_kind.h"
 #include "kinds/task/thread_facts.h"
+
+enum { MANY_THREADS = 64 };
 
 static CoreEntry *new_core(struct dump *dump, bool with_thread)
 {
@@ -187,6 +190,39 @@ static int check_session(struct dump *dump)
 	return 0;
 }
 
+struct mapping_reading {
+	struct dump *dump;
+	struct dump_task *failed;
+	int error;
+};
+
+static void *read_mappings(void *argument)
+{
+	struct mapping_reading *reading = argument;
+
+	reading->error = memory_collect(reading->dump, &reading->failed);
+	return NULL;
+}
+
+/* The mappings of one process are read by one core, which can be long: another begins with the rest meanwhile. */
+static int read_proc(struct dump *dump)
+{
+	struct mapping_reading reading = {.dump = dump};
+	pthread_t thread;
+	bool aside =
+		dump->tasks[0]->thread_count >= MANY_THREADS && !pthread_create(&thread, NULL, read_mappings, &reading);
+
+	if (!aside)
+		read_mappings(&reading);
+	thread_facts_read(dump);
+	process_facts_read(dump);
+	if (aside)
+		pthread_join(thread, NULL);
+	return reading.error ? fail_errno(&dump->failure, reading.error, "task-maps",
+					  dump_task_name(dump, reading.failed), NULL, "cannot read its mappings")
+			     : 0;
+}
+
 int collect_tree(struct dump *dump)
 {
 	for (size_t i = 0; i < dump->task_count; i++) {
@@ -197,11 +233,7 @@ int collect_tree(struct dump *dump)
 	if (!error)
 		error = give_ids(dump);
 	if (!error)
-		error = memory_collect(dump);
-	if (!error) {
-		thread_facts_read(dump);
-		process_facts_read(dump);
-	}
+		error = read_proc(dump);
 	for (size_t i = 0; i < dump->task_count && !error; i++) {
 		struct dump_task *task = dump->tasks[i];
 		if (task->state == TASK_STATE_DEAD)

@@ -21,6 +21,7 @@
 
 #include "base/fd.h"
 #include "base/log.h"
+#include "base/parallel.h"
 #include "dump/stages.h"
 #include "inject/ptrace.h"
 #include "kernel/proc.h"
@@ -29,11 +30,7 @@
 #define PTRACE_O_SUSPEND_SECCOMP (1 << 21)
 #endif
 
-/* Threads seized in this round, waiting for their stop. */
-struct batch {
-	struct dump_thread **threads;
-	size_t count, capacity;
-};
+enum { THREADS_WORTH_A_READER = 64 };
 
 /* For failures: a task that does not stand yet has no name. */
 static const char *name_of(struct dump *dump, struct dump_task *task)
@@ -203,28 +200,55 @@ static bool has_task(const struct dump *dump, size_t first, pid_t pid)
 	return false;
 }
 
-/* The children of the threads of @task that are not in the tree yet. Returns how many, or a failure. */
-static int add_children(struct dump *dump, struct dump_task *task, size_t children_begin)
-{
-	_cleanup_free_ pid_t *children = NULL;
-	size_t count = 0, capacity = 0;
-	int added = 0;
+/* What each thread of a task has forked, by index of the thread. */
+struct children_reading {
+	const struct dump_task *task;
+	struct children {
+		pid_t *pids;
+		size_t count, capacity;
+		int error;
+	} * of_threads;
+};
 
-	for (size_t i = 0; i < task->thread_count; i++) {
-		int error = proc_read_children(task->proc_dirfd, task->threads[i].tid, &children, &count, &capacity);
-		if (error < 0 && error != -ESRCH)
-			return fail_errno(&dump->failure, error, "task-children", dump_task_name(dump, task),
-					  "the kernel needs CONFIG_PROC_CHILDREN", "cannot list its children");
-	}
-	for (size_t i = 0; i < count; i++) {
-		if (children_begin < dump->task_count && has_task(dump, children_begin, children[i]))
+static void read_children(void *context, size_t index)
+{
+	const struct children_reading *reading = context;
+	struct children *children = &reading->of_threads[index];
+
+	children->error = proc_read_children(reading->task->proc_dirfd, reading->task->threads[index].tid,
+					     &children->pids, &children->count, &children->capacity);
+}
+
+static int add_children_of_thread(struct dump *dump, struct dump_task *task, const struct children *children,
+				  size_t children_begin)
+{
+	if (children->error < 0 && children->error != -ESRCH)
+		return fail_errno(&dump->failure, children->error, "task-children", dump_task_name(dump, task),
+				  "the kernel needs CONFIG_PROC_CHILDREN", "cannot list its children");
+	for (size_t i = 0; i < children->count; i++) {
+		if (children_begin < dump->task_count && has_task(dump, children_begin, children->pids[i]))
 			continue;
-		int result = add_task(dump, children[i], task);
+		int result = add_task(dump, children->pids[i], task);
 		if (result < 0)
 			return result;
-		added += result;
 	}
-	return added;
+	return 0;
+}
+
+/* The children of the threads of @task that are not in the tree yet. */
+static int add_children(struct dump *dump, struct dump_task *task, size_t children_begin)
+{
+	_cleanup_free_ struct children *of_threads = xcalloc(task->thread_count, sizeof(*of_threads));
+	struct children_reading reading = {task, of_threads};
+	int error = 0;
+
+	parallel_for(task->thread_count, THREADS_WORTH_A_READER, read_children, &reading);
+	for (size_t i = 0; i < task->thread_count; i++) {
+		if (!error)
+			error = add_children_of_thread(dump, task, &of_threads[i], children_begin);
+		free(of_threads[i].pids);
+	}
+	return error;
 }
 
 /*

@@ -69,14 +69,9 @@ static int read_mappings(struct dump *dump, struct dump_task *task, void *contex
 	return vm_flags_mappings_read(dump->vm_flags, task->pid, task->proc_dirfd, true, &task->memory->mappings);
 }
 
-int memory_collect(struct dump *dump)
+int memory_collect(struct dump *dump, struct dump_task **ret_failed)
 {
-	struct dump_task *failed;
-	int error = memory_for_tasks(dump, read_mappings, NULL, &failed);
-
-	return error ? fail_errno(&dump->failure, error, "task-maps", dump_task_name(dump, failed), NULL,
-				  "cannot read its mappings")
-		     : 0;
+	return memory_for_tasks(dump, read_mappings, NULL, ret_failed);
 }
 
 void memory_find_vdso(const struct dump_task *task, uint64_t *ret_start, uint64_t *ret_end)

@@ -43,8 +43,8 @@ struct memory_map {
  */
 int memory_for_tasks(struct dump *dump, int (*work)(struct dump *dump, struct dump_task *task, void *context),
 		     void *context, struct dump_task **ret_failed);
-/* Reads the mappings of all live tasks, with all cores. Returns 0 or a failure. */
-int memory_collect(struct dump *dump);
+/* Reads the mappings of all live tasks, with all cores. Uses nothing that tasks share. Returns like the above. */
+int memory_collect(struct dump *dump, struct dump_task **ret_failed);
 /*
  * For a pre-dump: the same from /proc/PID/maps alone, which does not walk page tables, and task->mm's vmas with what is
  * needed to find private pages. No file is looked at. Returns 0 or a failure.
