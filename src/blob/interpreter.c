@@ -6,8 +6,10 @@
  * In a dump the end is a word in memory, and the wait is one that needs no descriptor and no signal and that has an
  * end: the tool stops the thread with ptrace long before. A thread that nobody stops, or that comes out of a stop
  * where it stands, has lost its tool; it leaves through code that brings its own context back.
- * In a restore it writes a notice to the notification descriptor and reads from it: the tool never answers, and when
- * the read returns, the tool is dead and the process ends.
+ * In a restore it writes a notice to the notification descriptor and polls it: the tool never answers, and when the
+ * poll returns, the tool is dead and the process ends. A read would wait as long, but those who read are woken whenever
+ * the tool has taken a notice, all of them, so that a thousand threads woke each other up a million times. ppoll()
+ * leaves nothing behind for a restart, as poll() does.
  *
  * Position independent, no libc, no relocations, no data; general registers only, so that the thread's vector state
  * stays where it is: in the CPU.
@@ -15,13 +17,14 @@
 #include "blob/wire.h"
 
 enum {
-	NUMBER_READ = 0,
 	NUMBER_MUNMAP = 11,
 	NUMBER_SENDTO = 44,
 	NO_SIGNAL = 0x4000, /* MSG_NOSIGNAL: a dead tool must not leave a SIGPIPE behind */
 	NUMBER_RT_SIGTIMEDWAIT = 128,
 	SIGNAL_SET_BYTES = 8,
 	NUMBER_EXIT_GROUP = 231,
+	NUMBER_PPOLL = 271,
+	POLL_IN = 1,
 	ERROR_RANGE = 4095,
 	ERROR_INTERRUPTED = 4
 };
@@ -78,11 +81,18 @@ static inline __attribute__((always_inline, noreturn)) void wait_and_leave(struc
 
 static inline __attribute__((always_inline, noreturn)) void report_and_exit(struct blob_run *run)
 {
-	int64_t args[6] = {*(volatile int *)run->notify, (int64_t)&run->notice, sizeof(run->notice), NO_SIGNAL};
+	const int notify = *(volatile int *)run->notify;
+	struct {
+		int fd;
+		short events, returned;
+	} tool = {notify, POLL_IN, 0};
+	int64_t args[6] = {notify, (int64_t)&run->notice, sizeof(run->notice), NO_SIGNAL};
 
 	call(NUMBER_SENDTO, args);
-	args[2] = 1;
-	while (call(NUMBER_READ, args) == -ERROR_INTERRUPTED)
+	args[0] = (int64_t)&tool;
+	args[1] = 1;
+	args[2] = args[3] = 0;
+	while (call(NUMBER_PPOLL, args) == -ERROR_INTERRUPTED)
 		;
 	args[0] = 1;
 	for (;;)

@@ -2,7 +2,7 @@
 /*
  * The end of a restore, in criu, by ptrace.
  *
- * Entry: every thread of the tree has run its program, has reported and blocks in a read. All are seized with
+ * Entry: every thread of the tree has run its program, has reported and waits. All are seized with
  * EXITKILL: if criu dies now, nothing stays. Then: dead tasks are waited for and stopped ones are stopped, so that
  * what the kernel queues to their parents is there before the last programs throw it away; the last programs queue
  * the real signals and start the timers; the stage is unmapped; registers are set; all are let go.
