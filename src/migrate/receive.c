@@ -270,7 +270,7 @@ static int take_connection(struct reception *reception)
 	int error = session_accept_connection(session, SESSION_SETUP_TIMEOUT_MS, &reception->failure, &role, &index,
 					      &stream);
 
-	if (error < 0)
+	if (error < 0 || !stream)
 		return error;
 	if (role != CONNECTION_DEMAND || reception->fetch || reception->demand_count == ARRAY_SIZE(reception->demand)) {
 		stream_close(&stream);

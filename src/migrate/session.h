@@ -110,8 +110,9 @@ struct session_entry {
 int session_accept(struct session *session, struct session_entry *entry, const struct wire_options *options,
 		   struct failure *failure);
 /*
- * Waits for one further connection, checks that it belongs to the session, and says which it is. Connections that do
- * not belong to it are closed and do not end the wait. The caller owns *ret_stream.
+ * Takes one further connection, checks that it belongs to the session, and says which it is. One that does not, or a
+ * source that comes back because it saw the link break first, is closed, and *ret_stream is NULL: the caller looks what
+ * has happened to its other connections. The caller owns *ret_stream.
  * @timeout_ms  -1 = as long as it takes
  * Returns 0 or a failure ("session-join-timeout").
  */

@@ -269,51 +269,45 @@ static void log_refused(struct failure *refused)
 }
 
 /*
- * Waits until @end_ms for a connection that says it is of @wanted; others are told of and dropped. @what says what one
- * of another kind is. Returns 0 or a failure.
+ * One connection from the door, if it says it is of @wanted; another is told of and dropped, and *ret_stream is NULL.
+ * @what says what one of another kind is. Returns 0 or a failure.
  */
-static int next_link(struct session *session, int64_t end_ms, enum preamble_kind wanted, const char *what,
-		     struct failure *failure, struct stream **ret_stream)
+static int one_link(struct session *session, int64_t end_ms, enum preamble_kind wanted, const char *what,
+		    struct failure *failure, struct stream **ret_stream)
 {
-	for (;;) {
-		_cleanup_stream_ struct stream *stream = NULL;
-		struct failure refused = {};
-		enum preamble_kind kind;
+	_cleanup_stream_ struct stream *stream = NULL;
+	struct failure refused = {};
+	enum preamble_kind kind;
 
-		int r = wait_at_door(session, end_ms, failure);
-		if (r < 0)
-			return r;
-		r = take_link(session, &refused, &kind, &stream);
-		if (!r && kind != wanted)
-			r = fail(&refused, EPROTO, "session-preamble", stream_peer(stream), NULL, "%s", what);
-		if (!r) {
-			*ret_stream = TAKE_POINTER(stream);
-			return 0;
-		}
+	int r = wait_at_door(session, end_ms, failure);
+	if (r < 0)
+		return r;
+	r = take_link(session, &refused, &kind, &stream);
+	if (!r && kind != wanted)
+		r = fail(&refused, EPROTO, "session-preamble", stream_peer(stream), NULL, "%s", what);
+	if (r < 0)
 		log_refused(&refused);
-	}
+	*ret_stream = r < 0 ? NULL : TAKE_POINTER(stream);
+	return 0;
 }
 
 int session_accept_connection(struct session *session, int timeout_ms, struct failure *failure,
 			      enum connection_role *ret_role, uint32_t *ret_index, struct stream **ret_stream)
 {
 	int64_t end_ms = timeout_ms < 0 ? -1 : clock_now_ms() + timeout_ms;
+	_cleanup_stream_ struct stream *stream = NULL;
+	struct failure refused = {};
 
-	for (;;) {
-		_cleanup_stream_ struct stream *stream = NULL;
-		struct failure refused = {};
-
-		int r = next_link(session, end_ms, PREAMBLE_JOIN,
-				  "the source came back although its connection is not lost", failure, &stream);
-		if (r < 0)
-			return r;
-		r = answer_join(session, stream, &refused, ret_role, ret_index);
-		if (!r) {
-			*ret_stream = TAKE_POINTER(stream);
-			return 0;
-		}
+	*ret_stream = NULL;
+	int r = one_link(session, end_ms, PREAMBLE_JOIN,
+			 "the source came back although its connection is not known to be lost", failure, &stream);
+	if (r < 0 || !stream)
+		return r;
+	if (answer_join(session, stream, &refused, ret_role, ret_index) < 0)
 		log_refused(&refused);
-	}
+	else
+		*ret_stream = TAKE_POINTER(stream);
+	return 0;
 }
 
 int session_accept_data(struct session *session, struct failure *failure)
@@ -326,6 +320,8 @@ int session_accept_data(struct session *session, struct failure *failure)
 		int r = session_accept_connection(session, SESSION_JOIN_TIMEOUT_MS, failure, &role, &index, &stream);
 		if (r < 0)
 			return r;
+		if (!stream)
+			continue;
 		if (role != CONNECTION_PAGES || session->data[index])
 			return fail(failure, EPROTO, "protocol-message", session->peer_host, NULL,
 				    "a connection came that was not to come");
@@ -372,10 +368,12 @@ int session_await_return(struct session *session, int timeout_ms, struct failure
 		_cleanup_stream_ struct stream *stream = NULL;
 		struct failure refused = {};
 
-		int r = next_link(session, end_ms, PREAMBLE_RETURN,
-				  "a connection for pages came where the source was to come back", failure, &stream);
+		int r = one_link(session, end_ms, PREAMBLE_RETURN,
+				 "a connection for pages came where the source was to come back", failure, &stream);
 		if (r < 0)
 			return r;
+		if (!stream)
+			continue;
 		drop_links(session);
 		session->control = TAKE_POINTER(stream);
 		protocol_init(&session->protocol, session->control, MIGRATE_DESTINATION);

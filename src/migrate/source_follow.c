@@ -21,6 +21,10 @@ int migration_ask_again(struct migration *migration, enum migrate_state state, c
 	struct session again = {};
 	uint64_t missing_pages = 0;
 	bool runs;
+
+	/* The other side need not have seen that it is of no use: it waits there for what comes next. */
+	if (migration->session.control)
+		stream_shutdown(migration->session.control);
 	int error = session_reconnect(&again, &migration->options->endpoint, wire, migration->session.id,
 				      migration->session.secret, failure);
 

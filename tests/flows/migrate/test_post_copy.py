@@ -132,8 +132,10 @@ def test_link_while_memory_follows(fault, directory):
     """The source comes back by itself."""
     with relayed(directory, 32, 1000) as (pair, program, relay):
         receiver = pair.receive(1)
-        sender = pair.start_migrate(program.pid, 0, *SLOW, port=relay.PORT)
+        sender = pair.start_migrate(program.pid, 0, *SLOW, "--json", port=relay.PORT)
         following(pair, program, receiver)
+        # What goes next is memory, or a request for it.
+        hosts.wait_until(lambda: '"running"' in sender.output(), explain=sender.output)
         relay.do(fault)
         hosts.wait_until(lambda: "repeat" in receiver.output(), explain=receiver.output)
         relay.do("mend")
