@@ -186,7 +186,7 @@ static void change_ranges(struct space *space, uint64_t start, uint64_t end, con
 	}
 	free(space->ranges.items);
 	space->ranges = changed;
-	int error = lazy_state_write(space->state_fd, space->image_id, &space->ranges);
+	int error = space->state_fd < 0 ? 0 : lazy_state_write(space->state_fd, space->image_id, &space->ranges);
 	if (error < 0)
 		log_warn("cannot note a change of memory: %s", strerror(-error));
 }
@@ -236,6 +236,8 @@ static int guard_again(struct postcopy *postcopy)
 	int error = lazy_guard_start(postcopy->work_dirfd, postcopy->failure, &postcopy->guard_fd);
 	for (size_t i = 0; i < postcopy->space_count && !error; i++) {
 		const struct space *space = postcopy->spaces[i];
+		if (space->state_fd < 0)
+			continue;
 		error = lazy_guard_add(postcopy->guard_fd,
 				       &(struct lazy_held){space->number, space->userfault_fd, space->state_fd});
 		if (error) {
@@ -296,7 +298,7 @@ static void drop_space(struct postcopy *postcopy, size_t index)
 
 	lazy_guard_drop(postcopy->guard_fd, space->number);
 	close(space->userfault_fd);
-	close(space->state_fd);
+	close_fd_pointer(&space->state_fd);
 	free(space->ranges.items);
 	free(space);
 	postcopy->spaces[index] = postcopy->spaces[--postcopy->space_count];
@@ -304,17 +306,28 @@ static void drop_space(struct postcopy *postcopy, size_t index)
 
 /* ---- what the tasks say ---- */
 
-static int add_fork(struct postcopy *postcopy, const struct space *parent, int userfault_fd)
+/*
+ * The child exists and waits: to close its userfaultfd, or to end here, would let it run on zeros. So it is served in
+ * any case, and what cannot be handed to the guard is only not safe from a kill.
+ */
+static void add_fork(struct postcopy *postcopy, const struct space *parent, int userfault_fd)
 {
+	struct lazy_ranges ranges = {};
 	int state_fd = lazy_state_create();
 	int error = state_fd < 0 ? state_fd : lazy_state_write(state_fd, parent->image_id, &parent->ranges);
 
-	if (error) {
-		close(userfault_fd);
+	for (size_t i = 0; i < parent->ranges.count; i++)
+		add_range(&ranges, parent->ranges.items[i]);
+	if (error)
 		close_fd_pointer(&state_fd);
-		return guard_lost(postcopy, error);
-	}
-	return postcopy_add(postcopy, userfault_fd, state_fd);
+	const struct lazy_held held = {++postcopy->last_number, userfault_fd, state_fd};
+	keep_space(postcopy, &held, parent->image_id, &ranges);
+	if (!error)
+		error = lazy_guard_add(postcopy->guard_fd, &held);
+	if (error && state_fd >= 0)
+		replace_guard(postcopy);
+	else if (error)
+		log_warn("the memory of a new process cannot be handed to the guard: %s", strerror(-error));
 }
 
 static void wake(const struct space *space, uint64_t address)
@@ -399,7 +412,8 @@ static int take_message(struct postcopy *postcopy, struct space *space, const st
 	case UFFD_EVENT_PAGEFAULT:
 		return serve_fault(postcopy, space, message->arg.pagefault.address & ~(uint64_t)(PAGE_BYTES - 1));
 	case UFFD_EVENT_FORK:
-		return add_fork(postcopy, space, (int)message->arg.fork.ufd);
+		add_fork(postcopy, space, (int)message->arg.fork.ufd);
+		return 0;
 	case UFFD_EVENT_REMAP: {
 		const uint64_t to = message->arg.remap.to;
 		change_ranges(space, to, to + message->arg.remap.len, NULL, true);
@@ -678,7 +692,7 @@ void postcopy_free(struct postcopy *postcopy)
 		return;
 	for (size_t i = 0; i < postcopy->space_count; i++) {
 		close(postcopy->spaces[i]->userfault_fd);
-		close(postcopy->spaces[i]->state_fd);
+		close_fd_pointer(&postcopy->spaces[i]->state_fd);
 		free(postcopy->spaces[i]->ranges.items);
 		free(postcopy->spaces[i]);
 	}

@@ -43,6 +43,7 @@ struct reception {
 	uint64_t image_bytes;
 	int image_fd; /* the image file that arrives */
 	char image_name[IMAGE_NAME_BYTES];
+	uint64_t image_offset; /* where its next part goes */
 	struct restore_options restore;
 	struct cradle_options cradle_options;
 	struct preflight_server *preflight;
@@ -211,15 +212,18 @@ static int take_image(struct reception *reception, const ImageChunk *chunk)
 			return fail_errno(&reception->failure, errno, "image-create", chunk->name, NULL,
 					  "cannot keep the image");
 		snprintf(reception->image_name, sizeof(reception->image_name), "%s", chunk->name);
-	} else if (strcmp(reception->image_name, chunk->name)) {
+		reception->image_offset = 0;
+	} else if (strcmp(reception->image_name, chunk->name) || chunk->offset != reception->image_offset) {
+		/* A hole would be read as memory full of zeros. */
 		return fail(&reception->failure, EPROTO, "protocol-message", "source", NULL,
-			    "images are mixed up in each other");
+			    "images are mixed up in each other, or parts of one are missing");
 	}
 	int error = pwrite_full(reception->image_fd, chunk->data.data, chunk->data.len, chunk->offset);
 	if (error < 0)
 		return fail_errno(&reception->failure, error, "image-write", chunk->name, "free memory on this machine",
 				  "cannot keep the image");
 	reception->image_bytes += chunk->data.len;
+	reception->image_offset += chunk->data.len;
 	if (chunk->last) {
 		reception->images++;
 		close(reception->image_fd);
@@ -260,7 +264,10 @@ static int start_fetch(struct reception *reception, const PostCopyStart *start)
 				   reception->tree_runs, &reception->failure, &reception->fetch);
 }
 
-/* Further connections come at any time. Whose they are is checked; one that is not expected is the end. */
+/*
+ * Further connections come at any time. Whose they are is checked; one that is not expected is the end. A stranger's is
+ * not: who waits for another one instead would let anybody who knows the session's id hold the migration up.
+ */
 static int take_connection(struct reception *reception)
 {
 	struct session *session = &reception->session;
@@ -305,7 +312,8 @@ static int wait_for_memory(struct reception *reception)
 	char line[1024], text[1200];
 
 	/* The source need not have seen it: it may be one connection of several. */
-	stream_shutdown(reception->session.control);
+	if (reception->session.control)
+		stream_shutdown(reception->session.control);
 	end_fetch(reception, &ignored);
 	snprintf(text, sizeof(text),
 		 "%s; the tree waits for memory that is still at the source: repeat `criu migrate` there",
@@ -463,6 +471,9 @@ static int handle(struct reception *reception, const struct message *message)
 	case MESSAGE_COMMIT:
 		return resume(reception);
 	case MESSAGE_RELEASED:
+		if (is_missing(reception))
+			return fail(&reception->failure, EPROTO, "protocol-message", "source", NULL,
+				    "it says that it has ended its copy, of which memory is missing here");
 		reception->finished = true;
 		return 0;
 	case MESSAGE_ABORT:
@@ -507,10 +518,22 @@ static int wait_for_source(struct reception *reception)
 	return error;
 }
 
+/* A person has decided for this side. There is no source to tell, so it is a failure in any case; tree_runs says more.
+ */
+static int resume_by_hand(struct reception *reception)
+{
+	failure_clear(&reception->failure);
+	resume(reception);
+	/* What it could not say to the source is no matter. */
+	if (reception->tree_runs)
+		failure_clear(&reception->failure);
+	return fail(&reception->failure, ECONNRESET, "link-lost", "source", NULL, "the connection is lost");
+}
+
 /*
  * The link broke when nobody here can know who is to run the tree: it is kept, stopped, until the source comes back, or
  * a person decides with `criu migrate --resume` (SIGUSR1) or `--abort` (SIGTERM).
- * Returns 0 when there is a source again or the tree is to run, or a failure: the tree is to end.
+ * Returns 0 when there is a source again, or a failure: the tree is to end, or runs (tree_runs) without a source.
  */
 static int wait_for_decision(struct reception *reception)
 {
@@ -533,7 +556,7 @@ static int wait_for_decision(struct reception *reception)
 		if (ready[0].revents) {
 			read_full(signal_fd, &signal_info, sizeof(signal_info));
 			if (signal_info.ssi_signo == SIGUSR1)
-				return resume(reception);
+				return resume_by_hand(reception);
 			return fail(&reception->failure, ECANCELED, "cancelled", NULL, NULL,
 				    "the migration was given up by hand");
 		}
@@ -585,14 +608,15 @@ static int serve(struct reception *reception)
 			error = handle(reception, &message);
 			message_free(&message);
 		}
+		if (error < 0 && !reception->tree_runs && protocol->state == MIGRATE_READY &&
+		    is_link_failure(&reception->failure))
+			error = wait_for_decision(reception);
 		if (error < 0 && reception->tree_runs && is_missing(reception)) {
 			error = wait_for_memory(reception);
 		} else if (error < 0 && reception->tree_runs) {
 			tell_that_it_runs(reception);
 			return 0;
 		}
-		if (error < 0 && protocol->state == MIGRATE_READY && is_link_failure(&reception->failure))
-			error = wait_for_decision(reception);
 		if (error < 0)
 			return error;
 		if (reception->session.dry_run && protocol->state == MIGRATE_PREFLIGHT)

@@ -55,6 +55,12 @@ static int wait_until_running(struct migration *migration)
 	return protocol_expect(&migration->session.protocol, MESSAGE_RUNNING, &migration->failure, &message);
 }
 
+/* The destination has said that it could not, and that nothing of the tree is left there. */
+static bool was_refused(const struct migration *migration)
+{
+	return migration->session.protocol.state == MIGRATE_ABORTED;
+}
+
 /* After COMMIT the destination decides, and this side must learn what. */
 static int learn_outcome(struct migration *migration, bool *ret_runs_there)
 {
@@ -72,9 +78,9 @@ static int learn_outcome(struct migration *migration, bool *ret_runs_there)
 		}
 		if (state == MIGRATE_READY) {
 			failure_clear(&migration->failure);
-			if (commit(migration) < 0 || wait_until_running(migration) < 0)
+			if ((commit(migration) < 0 || wait_until_running(migration) < 0) && !was_refused(migration))
 				continue;
-			state = MIGRATE_RUNNING;
+			state = migration->session.protocol.state;
 		}
 		migration->post_copy = missing;
 		*ret_runs_there = state == MIGRATE_RUNNING || state == MIGRATE_DONE;
@@ -117,6 +123,9 @@ static int take_back(struct migration *migration)
 	if (migration->addresses_gone && !change_addresses(migration, address_add))
 		change_addresses(migration, address_announce);
 	migration->failure = cause;
+	/* It runs on here, so nothing was moved, however well that was learnt. */
+	fail(&migration->failure, ECANCELED, "migrate-given-up", NULL, "give the same command once more",
+	     "the other side has given the migration up: the tree runs on here");
 	if (stopped_tree_resume(&options, &failure) < 0) {
 		migration->failure = failure;
 		fail_in(&migration->failure, "the migration failed (%s), and the tree, stopped here, cannot go on",
@@ -167,8 +176,7 @@ int migration_give_away(struct migration *migration)
 		error = wait_until_running(migration);
 	if (!error)
 		return finish_here(migration);
-	/* The destination has said that it could not, and that nothing of the tree is left there. */
-	if (migration->session.protocol.state == MIGRATE_ABORTED)
+	if (was_refused(migration))
 		return take_back(migration);
 	if (learn_outcome(migration, &runs_there) < 0)
 		return tell_undecided(migration);
@@ -203,9 +211,9 @@ int migration_go_on(struct migration *migration, const struct journal *journal)
 		error = commit(migration);
 		if (!error)
 			error = wait_until_running(migration);
-		state = MIGRATE_RUNNING;
+		state = migration->session.protocol.state;
 	}
-	if (error < 0)
+	if (error < 0 && !was_refused(migration))
 		return tell_undecided(migration);
 	if (state != MIGRATE_RUNNING && state != MIGRATE_DONE)
 		return take_back(migration);

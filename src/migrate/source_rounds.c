@@ -80,19 +80,15 @@ static int describe_task(struct migration *migration, struct dump *dump, const s
 /* The other side maps what is announced, and says so before pages come. */
 static int wait_until_mapped(struct migration *migration)
 {
-	for (;;) {
-		struct message message;
-		int error = protocol_receive(&migration->session.protocol, &migration->failure, &message);
-		if (error < 0)
-			return error;
-		enum message_type type = message.type;
-		if (type == MESSAGE_ABORT)
-			error = protocol_take_abort((const MigrateAbort *)message.body, "destination",
-						    &migration->failure);
-		message_free(&message);
-		if (error < 0 || type == MESSAGE_PROGRESS)
-			return error;
-	}
+	_cleanup_message_ struct message message = {};
+	int error = protocol_receive(&migration->session.protocol, &migration->failure, &message);
+
+	if (error < 0 || message.type == MESSAGE_PROGRESS)
+		return error;
+	if (message.type == MESSAGE_ABORT)
+		return protocol_take_abort((const MigrateAbort *)message.body, "destination", &migration->failure);
+	return fail(&migration->failure, EPROTO, "protocol-state", migration->session.peer_host, NULL,
+		    "%s arrived where PROGRESS was to come", message_name(message.type));
 }
 
 static int announce(struct migration *migration, struct dump *dump)
