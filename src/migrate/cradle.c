@@ -286,6 +286,9 @@ static void __attribute__((noreturn)) live(const struct cradle_options *options,
 
 /* ---- in `criu receive` ---- */
 
+/* How often a restore that takes long is told of. */
+enum { TELL_MS = 5000 };
+
 struct cradle {
 	pid_t pid;
 	int socket_fd;
@@ -374,24 +377,28 @@ int cradle_count(struct cradle *cradle, struct failure *failure, struct page_rec
 }
 
 /* Who misses memory waits for it, so nobody would answer. */
-static int wait_unless_lost(const struct cradle *cradle, int lost_fd, struct failure *failure)
+static int wait_unless_lost(const struct cradle *cradle, int lost_fd, void (*waits)(void *context), void *context,
+			    struct failure *failure)
 {
 	struct pollfd ready[] = {{cradle->socket_fd, POLLIN, 0}, {lost_fd, POLLIN, 0}};
+	int count;
 
-	while (poll(ready, ARRAY_SIZE(ready), -1) < 0 && errno == EINTR)
-		;
+	while ((count = poll(ready, ARRAY_SIZE(ready), TELL_MS)) == 0 || (count < 0 && errno == EINTR))
+		if (!count)
+			waits(context);
 	return ready[0].revents || !ready[1].revents
 		       ? 0
 		       : fail(failure, EPIPE, "link-lost", NULL, NULL, "memory that the restore needs does not come");
 }
 
-int cradle_restore(struct cradle *cradle, struct failure *failure, int lost_fd)
+int cradle_restore(struct cradle *cradle, int lost_fd, void (*waits)(void *context), void *context,
+		   struct failure *failure)
 {
 	const struct cradle_order order = {CRADLE_RESTORE, lost_fd >= 0};
 	struct cradle_answer reply;
 
 	tell(cradle->socket_fd, &order, sizeof(order));
-	int error = wait_unless_lost(cradle, lost_fd, failure);
+	int error = wait_unless_lost(cradle, lost_fd, waits, context, failure);
 	if (!error)
 		error = wait_answer(cradle, failure, &reply);
 	cradle->has_tree = !error;

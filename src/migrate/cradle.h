@@ -52,10 +52,11 @@ int cradle_map(struct cradle *cradle, struct failure *failure, const struct crad
 int cradle_count(struct cradle *cradle, struct failure *failure, struct page_receiver_statistics *ret_statistics);
 /*
  * The images are complete: builds the tree. @lost_fd: of a tree whose memory is missing and asked for (fetch.h):
- * readable = it will not come; -1 = nothing is missing. Returns 0 when every thread is ready to run, or a failure after
- * which nothing of it is left.
+ * readable = it will not come; -1 = nothing is missing. @waits is called every few seconds meanwhile. Returns 0 when
+ * every thread is ready to run, or a failure after which nothing of it is left.
  */
-int cradle_restore(struct cradle *cradle, struct failure *failure, int lost_fd);
+int cradle_restore(struct cradle *cradle, int lost_fd, void (*waits)(void *context), void *context,
+		   struct failure *failure);
 /* Lets the tree run. Returns 0 or a failure: then it is not known to run, and cradle_end() makes sure that it does not.
  */
 int cradle_resume(struct cradle *cradle, struct failure *failure);

@@ -377,6 +377,16 @@ static void give_back_addresses(struct reception *reception)
 
 /* ---- the end ---- */
 
+/* The tree stands at the source, which gives up a destination that is silent for too long. */
+static void tell_that_it_takes(void *context)
+{
+	struct reception *reception = context;
+	MigrateProgress progress = MIGRATE_PROGRESS__INIT;
+	struct failure ignored = {};
+
+	protocol_send(&reception->session.protocol, MESSAGE_PROGRESS, &progress, &ignored);
+}
+
 static int build(struct reception *reception, const ImagesEnd *end)
 {
 	MigrateReady ready = MIGRATE_READY__INIT;
@@ -391,8 +401,8 @@ static int build(struct reception *reception, const ImagesEnd *end)
 	if (!error && reception->fetch)
 		error = fetch_keep_pagemaps(reception->fetch_dirfd, reception->images_dirfd, &reception->failure);
 	if (!error)
-		error = cradle_restore(reception->cradle, &reception->failure,
-				       reception->fetch ? fetch_failed_fd(reception->fetch) : -1);
+		error = cradle_restore(reception->cradle, reception->fetch ? fetch_failed_fd(reception->fetch) : -1,
+				       tell_that_it_takes, reception, &reception->failure);
 	reach(reception, "built");
 	/* From now on nobody but the source, or a person, can tell whether this copy is the one that lives. */
 	if (error < 0)

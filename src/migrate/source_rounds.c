@@ -20,6 +20,7 @@
 #include "kinds/mem/track.h"
 #include "migrate/migration.h"
 #include "migrate/preflight.h"
+#include "migrate/stream.h"
 #include "migrate/throttle.h"
 #include "model/dump.h"
 
@@ -382,6 +383,9 @@ static int copy_running(struct migration *migration)
 	}
 }
 
+/* A destination that restores says so every few seconds. */
+enum { SILENCE_MS = 30000 };
+
 /* Everything that can be there before the tree stops: the process that becomes its root, and the connections. */
 static int prepare_post_copy(struct migration *migration)
 {
@@ -424,7 +428,10 @@ int migration_copy(struct migration *migration)
 	migration->freeze_us = clock_now_us();
 	migration_reach(migration, "frozen");
 	uint64_t before = migration->sent.raw_bytes;
+	/* The tree must not stand for ever because the other side is there and says nothing. */
+	stream_set_timeout(migration->session.control, SILENCE_MS);
 	error = run_round(migration, true);
+	stream_set_timeout(migration->session.control, -1);
 	migration->summary.last_bytes = migration->sent.raw_bytes - before;
 	if (!error)
 		migration->stopped = true;

@@ -270,3 +270,28 @@ def test_decided_for_there(directory):
         sent = pair.start_migrate(program.pid, 0).wait()
         assert (sent.status, receiver.wait().status) == (0, 0), f"{sent}\n{receiver.output()}"
         lives_on(pair, program, 1, "decided for there")
+
+
+def test_silent_while_the_tree_stands(directory):
+    """Post-copy begins with the stop; a destination that says nothing more must not keep the tree stopped."""
+    with changing(directory, 4, 1000) as (pair, program):
+        silent = threading.Event()
+
+        def stays_silent(control):
+            silent.set()
+            with contextlib.ExitStack() as stack:
+                for _ in range(2):
+                    link = stack.enter_context(contextlib.closing(destination.accept()))
+                    link.send(hostile.JOIN_ANSWER, encode((1, decode(link.until(hostile.JOIN))[2])))
+                with contextlib.suppress(EOFError, OSError):
+                    control.until(0)
+        # What comes after the answer to the tree: the connections for demand.
+        with contextlib.closing(Destination(pair.hosts[1], hostile.TREE, lambda control: (
+                control.send(hostile.PROGRESS, encode((1, 0), (2, 0))), stays_silent(control)))) as destination:
+            destination.start()
+            sender = pair.start_migrate(program.pid, 0, "--connections", "1", "--post-copy")
+            hosts.wait_until(silent.is_set, explain=sender.output)
+            sent = sender.wait()
+            destination.join()
+        assert sent.status == 1 and "does not answer" in sent.output, sent
+        lives_on(pair, program, 0, "silence while the tree stands")
