@@ -33,6 +33,7 @@ struct space {
 	uint32_t number, image_id;
 	int userfault_fd, state_fd;
 	bool ended;
+	uint64_t nowhere; /* the page that the last try found no mapping for */
 	struct lazy_ranges ranges;
 };
 
@@ -264,7 +265,7 @@ static struct space *keep_space(struct postcopy *postcopy, const struct lazy_hel
 {
 	struct space *space = xcalloc(1, sizeof(*space));
 
-	*space = (struct space){held->number, image_id, held->userfault_fd, held->state_fd, false, *ranges};
+	*space = (struct space){held->number, image_id, held->userfault_fd, held->state_fd, .ranges = *ranges};
 	if (held->number > postcopy->last_number)
 		postcopy->last_number = held->number;
 	ARRAY_GROW(postcopy->spaces, postcopy->space_count, postcopy->space_capacity);
@@ -330,9 +331,10 @@ static void add_fork(struct postcopy *postcopy, const struct space *parent, int 
 		log_warn("the memory of a new process cannot be handed to the guard: %s", strerror(-error));
 }
 
-static void wake(const struct space *space, uint64_t address)
+/* Who waits there faults again, if the page is still missed. */
+static void wake(const struct space *space, uint64_t address, uint64_t bytes)
 {
-	struct uffdio_range range = {address, PAGE_BYTES};
+	struct uffdio_range range = {address, bytes};
 
 	ioctl(space->userfault_fd, UFFDIO_WAKE, &range);
 }
@@ -356,9 +358,9 @@ static int put_zero(struct postcopy *postcopy, struct space *space, uint64_t add
 		return 0;
 	if (errno == ESRCH)
 		space->ended = true;
-	else if (errno == EEXIST || errno == EAGAIN)
-		wake(space, address); /* the fault comes again if the page is still missed */
-	else if (errno != ENOENT)
+	else if (errno == EEXIST || errno == EAGAIN || errno == ENOENT)
+		wake(space, address, PAGE_BYTES);
+	else
 		return fail_errno(postcopy->failure, errno, "lazy-copy", NULL, NULL,
 				  "cannot put a page into a restored task, which waits for it");
 	return 0;
@@ -406,6 +408,16 @@ static int serve_fault(struct postcopy *postcopy, struct space *space, uint64_t 
 	return request(postcopy, image, number, in_image, left, true);
 }
 
+/*
+ * The pages of a range are missed no more, or at another place. Whoever waited for one there would wait for ever: what
+ * was asked for it goes elsewhere, or nowhere.
+ */
+static void lose_range(struct space *space, uint64_t start, uint64_t end, const uint64_t *to, bool drop)
+{
+	change_ranges(space, start, end, to, drop);
+	wake(space, start, end - start);
+}
+
 static int take_message(struct postcopy *postcopy, struct space *space, const struct uffd_msg *message)
 {
 	switch (message->event) {
@@ -417,15 +429,15 @@ static int take_message(struct postcopy *postcopy, struct space *space, const st
 	case UFFD_EVENT_REMAP: {
 		const uint64_t to = message->arg.remap.to;
 		change_ranges(space, to, to + message->arg.remap.len, NULL, true);
-		change_ranges(space, message->arg.remap.from, message->arg.remap.from + message->arg.remap.len, &to,
-			      false);
+		lose_range(space, message->arg.remap.from, message->arg.remap.from + message->arg.remap.len, &to,
+			   false);
 		return 0;
 	}
 	case UFFD_EVENT_REMOVE:
-		change_ranges(space, message->arg.remove.start, message->arg.remove.end, NULL, false);
+		lose_range(space, message->arg.remove.start, message->arg.remove.end, NULL, false);
 		return 0;
 	case UFFD_EVENT_UNMAP:
-		change_ranges(space, message->arg.remove.start, message->arg.remove.end, NULL, true);
+		lose_range(space, message->arg.remove.start, message->arg.remove.end, NULL, true);
 		return 0;
 	default:
 		return 0;
@@ -449,25 +461,48 @@ static int read_messages(struct postcopy *postcopy, struct space *space)
 
 /* ---- pages into place ---- */
 
+static int64_t put_pages(struct postcopy *postcopy, struct space *space, uint64_t address, uint64_t pages,
+			 const char *data);
+
+/*
+ * What lies there is no mapping of the userfaultfd, or more than one. mprotect(2) splits mappings without a word.
+ * mremap(2) and munmap(2) give word, but after the change: it is not here yet. From before the change until their word
+ * was read, every further call says EAGAIN, so a page that finds no mapping twice has none.
+ */
+static int64_t put_nowhere(struct postcopy *postcopy, struct space *space, uint64_t address, uint64_t pages,
+			   const char *data)
+{
+	if (pages > 1)
+		return put_pages(postcopy, space, address, 1, data);
+	if (space->nowhere != address) {
+		space->nowhere = address;
+		return read_messages(postcopy, space);
+	}
+	wake(space, address, PAGE_BYTES);
+	return 1;
+}
+
 /* One page or more at @address of the space. Returns how many were dealt with, 0 = look again, or a failure. */
 static int64_t put_pages(struct postcopy *postcopy, struct space *space, uint64_t address, uint64_t pages,
 			 const char *data)
 {
 	struct uffdio_copy copy = {.dst = address, .src = (uint64_t)data, .len = pages * PAGE_BYTES};
 
-	if (ioctl(space->userfault_fd, UFFDIO_COPY, &copy) == 0)
+	if (ioctl(space->userfault_fd, UFFDIO_COPY, &copy) == 0) {
+		space->nowhere = 0;
 		return (int64_t)pages;
+	}
 	if (copy.copy > 0)
 		return copy.copy / PAGE_BYTES;
 	switch (errno) {
 	case EEXIST:
-		wake(space, address);
+		wake(space, address, PAGE_BYTES);
 		return 1;
 	case EAGAIN:
 		return let_change(postcopy, space);
-	case ENOENT: /* the mapping has gone, the message is on its way */
+	case ENOENT:
 	case EINVAL:
-		return 1;
+		return put_nowhere(postcopy, space, address, pages, data);
 	case ESRCH:
 		space->ended = true;
 		return (int64_t)pages;

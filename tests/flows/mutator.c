@@ -231,10 +231,14 @@ static void drop_pages(struct area *area, size_t page, size_t count)
 
 static void protect(struct area *area)
 {
+	size_t page = draw(2) ? draw(area->pages) : 0, count = page ? 1 + draw(area->pages - page) : area->pages;
+
+	if (area->kind == STACK || area->kind == HUGE)
+		page = 0, count = area->pages;
 	if (area->kind == STACK)
 		return;
-	NEED(!mprotect(area->base, area->pages * PAGE, draw(2) ? PROT_NONE : PROT_READ), "mprotect");
-	NEED(!mprotect(area->base, area->pages * PAGE, PROT_READ | PROT_WRITE), "mprotect back");
+	NEED(!mprotect(page_at(area, page), count * PAGE, draw(2) ? PROT_NONE : PROT_READ), "mprotect");
+	NEED(!mprotect(page_at(area, page), count * PAGE, PROT_READ | PROT_WRITE), "mprotect back");
 }
 
 static bool is_movable(const struct area *area)

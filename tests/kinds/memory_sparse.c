@@ -49,7 +49,9 @@ int main(void)
 	while (harness_wait_check()) {
 		CHECK(resident_kb() < before_kb + 4096, "%ld kB are resident, were %ld", resident_kb(), before_kb);
 		for (size_t i = 0; i < USED; i++)
-			CHECK(memory[used[i] * PAGE] == 'u' + i && memory[used[i] * PAGE + PAGE - 1] == 'u' + i);
+			CHECK(memory[used[i] * PAGE] == 'u' + i && memory[used[i] * PAGE + PAGE - 1] == 'u' + i,
+			      "used page %zu begins with %#x and ends with %#x", i, memory[used[i] * PAGE],
+			      memory[used[i] * PAGE + PAGE - 1]);
 		CHECK(reserved[7 * GIB] == 'r' && shared[3 * GIB] == 's' && shared[3 * GIB + PAGE] == 0);
 		MUST(madvise(shared + 3 * GIB + PAGE, PAGE, MADV_REMOVE));
 		harness_report();

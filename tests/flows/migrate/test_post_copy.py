@@ -7,6 +7,7 @@ import signal
 import pytest
 
 import moving
+from program import Program
 from test_faults import DESTINATION_KILLED, SOURCE_KILLED, decide, has_ended, lives_on, relayed, state_of
 from test_memory import changing, move
 
@@ -161,6 +162,23 @@ def test_cancelled_while_memory_follows(directory):
         sent = pair.start_migrate(program.pid, 0, *SLOW).wait()
         assert (sent.status, receiver.wait().status) == (0, 0), f"{sent}\n{receiver.output()}"
         arrived(pair, program, "cancelled and given again")
+
+
+def test_mappings_are_cut(directory):
+    """Pages that were asked for at once belong to many mappings when they come."""
+    with moving.pair() as pair:
+        program = Program(pair.hosts[0], directory, hosts.BUILD / "tests" / "flows" / "migrate" / "cut_mappings")
+        try:
+            receiver = pair.receive(1)
+            sender = pair.start_migrate(program.pid, 0, *SLOW)
+            following(pair, program, receiver)
+            program.host = pair.hosts[1]
+            program.check("while memory follows")
+            sent = sender.wait()
+            assert (sent.status, receiver.wait().status) == (0, 0), f"{sent}\n{receiver.output()}"
+            program.check("when all is there")
+        finally:
+            program.close()
 
 
 def test_guard_is_killed(directory):
