@@ -329,13 +329,14 @@ int address_block(struct failure *failure, const struct moving_address *address,
 			  "add rule inet criu-address-%d in %s daddr %s meta l4proto { tcp, udp } drop\n"
 			  "add rule inet criu-address-%d out %s saddr %s meta l4proto { tcp, udp } drop\n",
 			  getpid(), getpid(), getpid(), getpid(), family, text, getpid(), family, text);
-	int error = nft_session_open(-1, &block->session);
-	if (!error)
+	int error = nft_session_open(failure, -1, &block->session);
+	if (!error) {
 		error = nft_session_run(block->session, commands, false);
+		if (error < 0)
+			fail(failure, error, "address-block", text, "the kernel needs nf_tables",
+			     "cannot hold back its packets: %s", nft_session_error(block->session));
+	}
 	if (error < 0) {
-		fail(failure, error, "address-block", text, "the kernel needs nf_tables",
-		     "cannot hold back its packets: %s",
-		     block->session ? nft_session_error(block->session) : strerror(-error));
 		address_unblock(block);
 		return error;
 	}

@@ -3,7 +3,8 @@
 
 #include <endian.h>
 #include <errno.h>
-#include <gnutls/crypto.h>
+#include <nettle/hmac.h>
+#include <nettle/memops.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -315,15 +316,18 @@ void protocol_send_abort(struct protocol *protocol, const struct failure *failur
 void session_proof(const uint8_t secret[SESSION_SECRET_BYTES], const char *label, uint32_t first, uint32_t second,
 		   uint8_t ret_proof[SESSION_PROOF_BYTES])
 {
+	struct hmac_sha256_ctx hmac;
 	uint8_t text[64] = {};
 	const uint32_t numbers[2] = {htole32(first), htole32(second)};
 
 	strncpy((char *)text, label, sizeof(text) - sizeof(numbers) - 1);
 	memcpy(text + sizeof(text) - sizeof(numbers), numbers, sizeof(numbers));
-	gnutls_hmac_fast(GNUTLS_MAC_SHA256, secret, SESSION_SECRET_BYTES, text, sizeof(text), ret_proof);
+	hmac_sha256_set_key(&hmac, SESSION_SECRET_BYTES, secret);
+	hmac_sha256_update(&hmac, sizeof(text), text);
+	hmac_sha256_digest(&hmac, SESSION_PROOF_BYTES, ret_proof);
 }
 
 bool session_proof_equal(const uint8_t *left, const uint8_t *right)
 {
-	return gnutls_memcmp(left, right, SESSION_PROOF_BYTES) == 0;
+	return memeql_sec(left, right, SESSION_PROOF_BYTES);
 }

@@ -12,9 +12,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <gnutls/crypto.h>
-#include <gnutls/gnutls.h>
-#include <gnutls/x509.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,6 +19,7 @@
 #include <unistd.h>
 
 #include "base/fd.h"
+#include "migrate/gnutls_library.h"
 #include "migrate/stream.h"
 
 enum { MIN_PSK_BYTES = 16, PSK_KEY_BYTES = 32, BUFFER_BYTES = 256 << 10, RECORD_ROOM_BYTES = 64 << 10 };
@@ -29,6 +27,7 @@ enum { MIN_PSK_BYTES = 16, PSK_KEY_BYTES = 32, BUFFER_BYTES = 256 << 10, RECORD_
 #define CIPHERS "-VERS-ALL:+VERS-TLS1.3:-CIPHER-ALL:+AES-128-GCM:+CHACHA20-POLY1305:+AES-256-GCM"
 
 struct tls_credentials {
+	struct gnutls library;
 	gnutls_certificate_credentials_t certificates; /* NULL = a shared key */
 	gnutls_psk_client_credentials_t psk_client;
 	gnutls_psk_server_credentials_t psk_server;
@@ -39,13 +38,15 @@ struct tls_credentials {
 
 /* ---- loading ---- */
 
-static int tls_file_failure(const char *what, const char *path, const char *option, int error, struct failure *failure)
+static int tls_file_failure(const struct tls_credentials *credentials, const char *what, const char *path,
+			    const char *option, int error, struct failure *failure)
 {
 	char object[400], hint[80];
 
 	snprintf(object, sizeof(object), "%s %.300s", what, path);
 	snprintf(hint, sizeof(hint), "name another file with --%s", option);
-	return fail(failure, EINVAL, "tls-file", object, hint, "cannot be used: %s", gnutls_strerror(error));
+	return fail(failure, EINVAL, "tls-file", object, hint, "cannot be used: %s",
+		    credentials->library.gnutls_strerror(error));
 }
 
 /* Secrets that everybody can read are none. */
@@ -70,32 +71,39 @@ static int load_certificates(struct tls_credentials *credentials, const struct t
 	const char *cacert = options->cacert ?: TLS_DEFAULT_CACERT, *cacrl = options->cacrl ?: TLS_DEFAULT_CACRL;
 	const char *cert = options->cert ?: TLS_DEFAULT_CERT, *key = options->key ?: TLS_DEFAULT_KEY;
 
-	gnutls_certificate_allocate_credentials(&credentials->certificates);
-	int r = gnutls_certificate_set_x509_trust_file(credentials->certificates, cacert, GNUTLS_X509_FMT_PEM);
+	credentials->library.gnutls_certificate_allocate_credentials(&credentials->certificates);
+	int r = credentials->library.gnutls_certificate_set_x509_trust_file(credentials->certificates, cacert,
+									    GNUTLS_X509_FMT_PEM);
 	if (r < 0)
-		return tls_file_failure("certificate authority", cacert, "tls-cacert", r, failure);
+		return tls_file_failure(credentials, "certificate authority", cacert, "tls-cacert", r, failure);
 	if (!r)
-		return tls_file_failure("certificate authority", cacert, "tls-cacert", GNUTLS_E_NO_CERTIFICATE_FOUND,
-					failure);
+		return tls_file_failure(credentials, "certificate authority", cacert, "tls-cacert",
+					GNUTLS_E_NO_CERTIFICATE_FOUND, failure);
 	if (options->cacrl || access(cacrl, F_OK) == 0) {
-		r = gnutls_certificate_set_x509_crl_file(credentials->certificates, cacrl, GNUTLS_X509_FMT_PEM);
+		r = credentials->library.gnutls_certificate_set_x509_crl_file(credentials->certificates, cacrl,
+									      GNUTLS_X509_FMT_PEM);
 		if (r < 0)
-			return tls_file_failure("revocation list", cacrl, "tls-cacrl", r, failure);
+			return tls_file_failure(credentials, "revocation list", cacrl, "tls-cacrl", r, failure);
 	}
 	r = check_private("private key", key, "tls-key", failure);
 	if (r < 0)
 		return r;
-	r = gnutls_certificate_set_x509_key_file(credentials->certificates, cert, key, GNUTLS_X509_FMT_PEM);
-	return r < 0 ? tls_file_failure("certificate", cert, "tls-cert", r, failure) : 0;
+	r = credentials->library.gnutls_certificate_set_x509_key_file(credentials->certificates, cert, key,
+								      GNUTLS_X509_FMT_PEM);
+	return r < 0 ? tls_file_failure(credentials, "certificate", cert, "tls-cert", r, failure) : 0;
 }
 
 static int give_psk(gnutls_session_t session, const gnutls_datum_t *user, gnutls_datum_t *key)
 {
-	const struct tls_credentials *credentials = gnutls_session_get_ptr(session);
+	struct failure ignored = {};
+	struct gnutls library;
 
+	if (gnutls_load(&library, &ignored) < 0)
+		return -1;
+	const struct tls_credentials *credentials = library.gnutls_session_get_ptr(session);
 	if (user->size != strlen(PSK_USER) || memcmp(user->data, PSK_USER, user->size))
 		return -1;
-	key->data = gnutls_malloc(PSK_KEY_BYTES);
+	key->data = (*library.gnutls_malloc)(PSK_KEY_BYTES);
 	if (!key->data)
 		return -1;
 	memcpy(key->data, credentials->psk, PSK_KEY_BYTES);
@@ -124,12 +132,13 @@ static int load_psk(struct tls_credentials *credentials, const char *path, struc
 		return fail(failure, EINVAL, "tls-psk-short", object,
 			    "make one with `head -c 32 /dev/urandom | base64`", "has fewer than %d bytes",
 			    MIN_PSK_BYTES);
-	gnutls_hash_fast(GNUTLS_DIG_SHA256, text, length, credentials->psk);
-	gnutls_memset(text, 0, length);
-	gnutls_psk_allocate_client_credentials(&credentials->psk_client);
-	gnutls_psk_allocate_server_credentials(&credentials->psk_server);
-	gnutls_psk_set_client_credentials2(credentials->psk_client, &user, &key, GNUTLS_PSK_KEY_RAW);
-	gnutls_psk_set_server_credentials_function2(credentials->psk_server, give_psk);
+	credentials->library.gnutls_hash_fast(GNUTLS_DIG_SHA256, text, length, credentials->psk);
+	explicit_bzero(text, length);
+	credentials->library.gnutls_psk_allocate_client_credentials(&credentials->psk_client);
+	credentials->library.gnutls_psk_allocate_server_credentials(&credentials->psk_server);
+	credentials->library.gnutls_psk_set_client_credentials2(credentials->psk_client, &user, &key,
+								GNUTLS_PSK_KEY_RAW);
+	credentials->library.gnutls_psk_set_server_credentials_function2(credentials->psk_server, give_psk);
 	return 0;
 }
 
@@ -140,9 +149,11 @@ int tls_credentials_load(const struct tls_options *options, struct failure *fail
 	const char *priority = options->psk_file ? "NORMAL:" CIPHERS ":-KX-ALL:+ECDHE-PSK:+DHE-PSK" : "NORMAL:" CIPHERS;
 
 	credentials->no_name_check = options->no_name_check;
-	int r = options->psk_file ? load_psk(credentials, options->psk_file, failure)
-				  : load_certificates(credentials, options, failure);
-	if (!r && gnutls_priority_init(&credentials->priority, priority, NULL) < 0)
+	int r = gnutls_load(&credentials->library, failure);
+	if (!r)
+		r = options->psk_file ? load_psk(credentials, options->psk_file, failure)
+				      : load_certificates(credentials, options, failure);
+	if (!r && credentials->library.gnutls_priority_init(&credentials->priority, priority, NULL) < 0)
 		r = fail(failure, EINVAL, "tls", "TLS", NULL, "this GnuTLS has no TLS 1.3");
 	if (r < 0) {
 		tls_credentials_free(&credentials);
@@ -160,20 +171,21 @@ void tls_credentials_free(struct tls_credentials **credentials)
 		return;
 	*credentials = NULL;
 	if (freed->certificates)
-		gnutls_certificate_free_credentials(freed->certificates);
+		freed->library.gnutls_certificate_free_credentials(freed->certificates);
 	if (freed->psk_client)
-		gnutls_psk_free_client_credentials(freed->psk_client);
+		freed->library.gnutls_psk_free_client_credentials(freed->psk_client);
 	if (freed->psk_server)
-		gnutls_psk_free_server_credentials(freed->psk_server);
+		freed->library.gnutls_psk_free_server_credentials(freed->psk_server);
 	if (freed->priority)
-		gnutls_priority_deinit(freed->priority);
-	gnutls_memset(freed->psk, 0, sizeof(freed->psk));
+		freed->library.gnutls_priority_deinit(freed->priority);
+	explicit_bzero(freed->psk, sizeof(freed->psk));
 	free(freed);
 }
 
 /* ---- the stream ---- */
 
 struct tls {
+	struct gnutls library;
 	gnutls_session_t session;
 	uint8_t *buffer; /* of what GnuTLS has made and the socket has not got */
 	size_t buffered, capacity;
@@ -188,7 +200,7 @@ static ssize_t pull(gnutls_transport_ptr_t transport, void *data, size_t size)
 
 	if (count >= 0)
 		return count;
-	gnutls_transport_set_errno(tls->session, (int)-count);
+	tls->library.gnutls_transport_set_errno(tls->session, (int)-count);
 	return -1;
 }
 
@@ -240,7 +252,7 @@ static int tls_error(struct tls *tls, int error)
 		return -EAGAIN;
 	case GNUTLS_E_FATAL_ALERT_RECEIVED:
 		snprintf(tls->death, sizeof(tls->death), "the other side refuses: %s; see its log",
-			 gnutls_alert_get_name(gnutls_alert_get(tls->session)));
+			 tls->library.gnutls_alert_get_name(tls->library.gnutls_alert_get(tls->session)));
 		return -EACCES;
 	case GNUTLS_E_PREMATURE_TERMINATION:
 		return -ENODATA;
@@ -248,7 +260,7 @@ static int tls_error(struct tls *tls, int error)
 	case GNUTLS_E_PUSH_ERROR:
 		return -ECONNRESET;
 	default:
-		snprintf(tls->death, sizeof(tls->death), "TLS: %s", gnutls_strerror(error));
+		snprintf(tls->death, sizeof(tls->death), "TLS: %s", tls->library.gnutls_strerror(error));
 		return -EPROTO;
 	}
 }
@@ -256,7 +268,7 @@ static int tls_error(struct tls *tls, int error)
 static ssize_t tls_read(struct stream *stream, void *data, size_t size)
 {
 	struct tls *tls = stream->data;
-	ssize_t count = gnutls_record_recv(tls->session, data, size);
+	ssize_t count = tls->library.gnutls_record_recv(tls->session, data, size);
 
 	return count >= 0 ? count : tls_error(tls, (int)count);
 }
@@ -267,19 +279,20 @@ static ssize_t tls_writev(struct stream *stream, const struct iovec *parts, int 
 	size_t taken = 0;
 	ssize_t sent = 1;
 
-	gnutls_record_cork(tls->session);
+	tls->library.gnutls_record_cork(tls->session);
 	for (int i = 0; i < count && taken < BUFFER_BYTES && sent > 0; i++) {
 		for (size_t done = 0; done < parts[i].iov_len && taken < BUFFER_BYTES; done += (size_t)sent) {
 			size_t size = parts[i].iov_len - done;
 
 			size = size < BUFFER_BYTES - taken ? size : BUFFER_BYTES - taken;
-			sent = gnutls_record_send(tls->session, (const char *)parts[i].iov_base + done, size);
+			sent = tls->library.gnutls_record_send(tls->session, (const char *)parts[i].iov_base + done,
+							       size);
 			if (sent <= 0)
 				break;
 			taken += (size_t)sent;
 		}
 	}
-	int r = gnutls_record_uncork(tls->session, 0);
+	int r = tls->library.gnutls_record_uncork(tls->session, 0);
 	if (sent < 0 || r < 0)
 		return tls_error(tls, sent < 0 ? (int)sent : r);
 	r = flush(stream);
@@ -288,14 +301,16 @@ static ssize_t tls_writev(struct stream *stream, const struct iovec *parts, int 
 
 static size_t tls_pending(struct stream *stream)
 {
-	return gnutls_record_check_pending(((struct tls *)stream->data)->session);
+	struct tls *tls = stream->data;
+
+	return tls->library.gnutls_record_check_pending(tls->session);
 }
 
 static void tls_goodbye(struct stream *stream)
 {
 	struct tls *tls = stream->data;
 
-	gnutls_bye(tls->session, GNUTLS_SHUT_WR);
+	tls->library.gnutls_bye(tls->session, GNUTLS_SHUT_WR);
 	const struct iovec part = {tls->buffer, tls->buffered};
 	if (tls->buffered)
 		stream_fd_operations.writev(stream, &part, 1);
@@ -313,7 +328,7 @@ static void tls_free(struct stream *stream)
 {
 	struct tls *tls = stream->data;
 
-	gnutls_deinit(tls->session);
+	tls->library.gnutls_deinit(tls->session);
 	free(tls->buffer);
 	free(tls);
 }
@@ -334,16 +349,17 @@ static void set_credentials(gnutls_session_t session, const struct tls_credentia
 			    const char *peer_name)
 {
 	if (!credentials->certificates) {
-		gnutls_credentials_set(session, GNUTLS_CRD_PSK,
-				       server ? (void *)credentials->psk_server : (void *)credentials->psk_client);
+		credentials->library.gnutls_credentials_set(session, GNUTLS_CRD_PSK,
+							    server ? (void *)credentials->psk_server
+								   : (void *)credentials->psk_client);
 		return;
 	}
-	gnutls_credentials_set(session, GNUTLS_CRD_CERTIFICATE, credentials->certificates);
+	credentials->library.gnutls_credentials_set(session, GNUTLS_CRD_CERTIFICATE, credentials->certificates);
 	if (server)
-		gnutls_certificate_server_set_request(session, GNUTLS_CERT_REQUIRE);
+		credentials->library.gnutls_certificate_server_set_request(session, GNUTLS_CERT_REQUIRE);
 	if (!server && peer_name)
-		gnutls_server_name_set(session, GNUTLS_NAME_DNS, peer_name, strlen(peer_name));
-	gnutls_session_set_verify_cert(session, credentials->no_name_check ? NULL : peer_name, 0);
+		credentials->library.gnutls_server_name_set(session, GNUTLS_NAME_DNS, peer_name, strlen(peer_name));
+	credentials->library.gnutls_session_set_verify_cert(session, credentials->no_name_check ? NULL : peer_name, 0);
 }
 
 static int handshake_failure(struct stream *stream, const struct tls_credentials *credentials, int error,
@@ -356,21 +372,22 @@ static int handshake_failure(struct stream *stream, const struct tls_credentials
 	gnutls_datum_t text = {};
 
 	if (error == GNUTLS_E_CERTIFICATE_VERIFICATION_ERROR &&
-	    gnutls_certificate_verification_status_print(gnutls_session_get_verify_cert_status(tls->session),
-							 GNUTLS_CRT_X509, &text, 0) >= 0) {
+	    tls->library.gnutls_certificate_verification_status_print(
+		    tls->library.gnutls_session_get_verify_cert_status(tls->session), GNUTLS_CRT_X509, &text, 0) >= 0) {
 		int r = fail(failure, EACCES, "tls-certificate", stream->peer,
 			     "see --tls-cacert, and --tls-no-cn-verify if only the name differs",
 			     "its certificate is refused: %s", text.data);
-		gnutls_free(text.data);
+		(*tls->library.gnutls_free)(text.data);
 		return r;
 	}
 	if (error == GNUTLS_E_FATAL_ALERT_RECEIVED)
 		return fail(failure, EACCES, "tls-refused", stream->peer, same, "the other side refuses: %s",
-			    gnutls_alert_get_name(gnutls_alert_get(tls->session)));
+			    tls->library.gnutls_alert_get_name(tls->library.gnutls_alert_get(tls->session)));
 	if (error == GNUTLS_E_PULL_ERROR || error == GNUTLS_E_PUSH_ERROR || error == GNUTLS_E_PREMATURE_TERMINATION)
 		return fail(failure, ECONNRESET, "tls-ended", stream->peer, same,
 			    "the other side ended the connection during the TLS handshake");
-	return fail(failure, EPROTO, "tls", stream->peer, same, "no TLS connection: %s", gnutls_strerror(error));
+	return fail(failure, EPROTO, "tls", stream->peer, same, "no TLS connection: %s",
+		    tls->library.gnutls_strerror(error));
 }
 
 /* Shakes hands until it is done. Returns 0 or a failure. */
@@ -379,12 +396,12 @@ static int shake_hands(struct stream *stream, const struct tls_credentials *cred
 	struct tls *tls = stream->data;
 
 	for (;;) {
-		int error = gnutls_handshake(tls->session);
+		int error = tls->library.gnutls_handshake(tls->session);
 		int r = flush(stream);
 
-		if (error < 0 && gnutls_error_is_fatal(error)) {
+		if (error < 0 && tls->library.gnutls_error_is_fatal(error)) {
 			/* Tells the other side why. */
-			gnutls_alert_send_appropriate(tls->session, error);
+			tls->library.gnutls_alert_send_appropriate(tls->session, error);
 			flush(stream);
 			stream_linger(stream);
 			return handshake_failure(stream, credentials, error, failure);
@@ -406,19 +423,21 @@ int tls_start(struct stream **stream, const struct tls_credentials *credentials,
 {
 	struct tls *tls = xcalloc(1, sizeof(*tls));
 
-	int r = gnutls_init(&tls->session, (server ? GNUTLS_SERVER : GNUTLS_CLIENT) | GNUTLS_NONBLOCK |
-						   GNUTLS_NO_SIGNAL | GNUTLS_NO_TICKETS);
+	tls->library = credentials->library;
+	int r = tls->library.gnutls_init(&tls->session, (server ? GNUTLS_SERVER : GNUTLS_CLIENT) | GNUTLS_NONBLOCK |
+								GNUTLS_NO_SIGNAL | GNUTLS_NO_TICKETS);
 	if (r < 0) {
 		free(tls);
-		return fail(failure, EPROTO, "tls", stream_peer(*stream), NULL, "no TLS: %s", gnutls_strerror(r));
+		return fail(failure, EPROTO, "tls", stream_peer(*stream), NULL, "no TLS: %s",
+			    credentials->library.gnutls_strerror(r));
 	}
-	gnutls_session_set_ptr(tls->session, (void *)credentials);
-	gnutls_priority_set(tls->session, credentials->priority);
+	tls->library.gnutls_session_set_ptr(tls->session, (void *)credentials);
+	tls->library.gnutls_priority_set(tls->session, credentials->priority);
 	set_credentials(tls->session, credentials, server, peer_name);
-	gnutls_transport_set_ptr(tls->session, *stream);
-	gnutls_transport_set_pull_function(tls->session, pull);
-	gnutls_transport_set_pull_timeout_function(tls->session, pull_wait);
-	gnutls_transport_set_push_function(tls->session, push);
+	tls->library.gnutls_transport_set_ptr(tls->session, *stream);
+	tls->library.gnutls_transport_set_pull_function(tls->session, pull);
+	tls->library.gnutls_transport_set_pull_timeout_function(tls->session, pull_wait);
+	tls->library.gnutls_transport_set_push_function(tls->session, push);
 	(*stream)->data = tls;
 	(*stream)->operations = &tls_operations;
 	return shake_hands(*stream, credentials, failure);

@@ -169,11 +169,11 @@ int network_lock_create(struct failure *failure, int netns_fd, const struct netw
 			const struct connection *connections, size_t count, struct network_lock **ret_lock)
 {
 	struct network_lock *lock = xcalloc(1, sizeof(*lock));
-	int ret = nft_session_open(netns_fd, &lock->nft);
+	int ret = nft_session_open(failure, netns_fd, &lock->nft);
 
 	if (ret) {
 		lock_free(lock);
-		return fail_errno(failure, ret, "network-lock", NULL, NULL, "cannot use nftables");
+		return ret;
 	}
 	network_lock_name(owner, lock->name, sizeof(lock->name));
 	lock->comment = xasprintf("pid %d started %lu run %.36s", owner->root_pid, owner->start_time, owner->run_id);
@@ -220,10 +220,10 @@ void network_lock_drop(struct network_lock **lock)
 int network_lock_probe(struct failure *failure)
 {
 	struct nft_session *nft;
-	int ret = nft_session_open(-1, &nft);
+	int ret = nft_session_open(failure, -1, &nft);
 
 	if (ret)
-		return fail_errno(failure, ret, "network-lock", NULL, NULL, "cannot use nftables");
+		return ret;
 	if (nft_session_run(nft,
 			    "table inet criu-probe {\nflags owner;\n"
 			    "set tcp4 { type ipv4_addr . inet_service . ipv4_addr . inet_service; }\n"
@@ -268,8 +268,9 @@ int network_lock_list(int netns_fd, void (*found)(void *context, const char *nam
 {
 	_cleanup_free_ char *output = NULL;
 	char *line, *rest;
+	struct failure ignored = {};
 	struct nft_session *nft;
-	int ret = nft_session_open(netns_fd, &nft);
+	int ret = nft_session_open(&ignored, netns_fd, &nft);
 
 	if (ret)
 		return ret;
@@ -304,6 +305,7 @@ static void forget_in(void *context, const char *name)
 	_cleanup_free_ char *buffer = NULL;
 	size_t size = 0;
 	FILE *text = open_memstream(&buffer, &size);
+	struct failure ignored = {};
 	struct nft_session *nft;
 
 	if (!text)
@@ -312,7 +314,7 @@ static void forget_in(void *context, const char *name)
 		write_elements(text, commands[i], name, forgetting->connections, forgetting->count, AF_INET);
 		write_elements(text, commands[i], name, forgetting->connections, forgetting->count, AF_INET6);
 	}
-	if (fclose(text) || nft_session_open(forgetting->netns_fd, &nft))
+	if (fclose(text) || nft_session_open(&ignored, forgetting->netns_fd, &nft))
 		return;
 	if (nft_session_run(nft, buffer, false))
 		log_warn("network lock %s still holds connections that were restored: %s", name,
@@ -337,8 +339,9 @@ void network_lock_forget(int netns_fd, const struct connection *connections, siz
 static int remove_table(int netns_fd, const char *table)
 {
 	char command[96];
+	struct failure ignored = {};
 	struct nft_session *nft;
-	int ret = nft_session_open(netns_fd, &nft);
+	int ret = nft_session_open(&ignored, netns_fd, &nft);
 
 	if (ret)
 		return ret;

@@ -20,6 +20,21 @@
 #include <unistd.h>
 
 #include "base/fd.h"
+#include "base/library.h"
+
+#define NFT_FUNCTIONS(F)             \
+	F(nft_ctx_new)               \
+	F(nft_ctx_free)              \
+	F(nft_ctx_buffer_output)     \
+	F(nft_ctx_buffer_error)      \
+	F(nft_ctx_get_output_buffer) \
+	F(nft_ctx_get_error_buffer)  \
+	F(nft_ctx_set_dry_run)       \
+	F(nft_run_cmd_from_buffer)
+
+struct libnftables {
+	NFT_FUNCTIONS(LIBRARY_POINTER)
+};
 
 enum session_state {
 	SESSION_OPENING,
@@ -35,6 +50,7 @@ struct nft_session {
 	pthread_cond_t changed;
 	enum session_state state;
 	int netns_fd;
+	struct libnftables library;
 	struct nft_ctx *nft;
 	const char *commands;
 	bool check_only;
@@ -49,18 +65,18 @@ static int enter(struct nft_session *session)
 		return -errno;
 	if (close_range(3, ~0U, CLOSE_RANGE_UNSHARE))
 		return -errno;
-	session->nft = nft_ctx_new(NFT_CTX_DEFAULT);
+	session->nft = session->library.nft_ctx_new(NFT_CTX_DEFAULT);
 	if (!session->nft)
 		return -ENOMEM;
-	nft_ctx_buffer_output(session->nft);
-	nft_ctx_buffer_error(session->nft);
+	session->library.nft_ctx_buffer_output(session->nft);
+	session->library.nft_ctx_buffer_error(session->nft);
 	return 0;
 }
 
 /* The first line of what libnftables has to say, without the position in our own text. */
 static void keep_error(struct nft_session *session)
 {
-	const char *text = nft_ctx_get_error_buffer(session->nft);
+	const char *text = session->library.nft_ctx_get_error_buffer(session->nft);
 	const char *message = text ? strstr(text, "Error: ") : NULL;
 
 	snprintf(session->error, sizeof(session->error), "%s",
@@ -72,10 +88,10 @@ static void run_commands(struct nft_session *session)
 {
 	const char *output;
 
-	nft_ctx_set_dry_run(session->nft, session->check_only);
-	session->result = nft_run_cmd_from_buffer(session->nft, session->commands) ? -EIO : 0;
+	session->library.nft_ctx_set_dry_run(session->nft, session->check_only);
+	session->result = session->library.nft_run_cmd_from_buffer(session->nft, session->commands) ? -EIO : 0;
 	keep_error(session);
-	output = nft_ctx_get_output_buffer(session->nft);
+	output = session->library.nft_ctx_get_output_buffer(session->nft);
 	free(session->output);
 	session->output = xstrdup(output ? output : "");
 }
@@ -113,7 +129,7 @@ static void *session_main(void *argument)
 			pthread_cond_wait(&session->changed, &session->mutex);
 	}
 	if (session->nft)
-		nft_ctx_free(session->nft);
+		session->library.nft_ctx_free(session->nft);
 	left = session->state == SESSION_LEFT;
 	pthread_mutex_unlock(&session->mutex);
 	if (left)
@@ -140,25 +156,43 @@ static int start_thread(struct nft_session *session)
 	return -error;
 }
 
-int nft_session_open(int netns_fd, struct nft_session **ret_session)
+static int start(struct nft_session *session)
 {
-	struct nft_session *session = xcalloc(1, sizeof(*session));
-	int ret;
+	int ret = start_thread(session);
 
-	session->netns_fd = netns_fd;
-	pthread_mutex_init(&session->mutex, NULL);
-	pthread_cond_init(&session->changed, NULL);
-	ret = start_thread(session);
-	if (ret) {
-		free_session(session);
+	if (ret)
 		return ret;
-	}
 	pthread_mutex_lock(&session->mutex);
 	wait_idle(session);
 	ret = session->result;
 	pthread_mutex_unlock(&session->mutex);
-	if (ret) {
+	if (ret)
 		pthread_join(session->thread, NULL);
+	return ret;
+}
+
+int nft_session_open(struct failure *failure, int netns_fd, struct nft_session **ret_session)
+{
+	static const char *const names[] = {NFT_FUNCTIONS(LIBRARY_NAME)};
+	static const struct library library = {
+		.file = "libnftables.so.1",
+		.package = "libnftables1",
+		.purpose = "locks of the network",
+		.names = names,
+		.name_count = ARRAY_SIZE(names),
+	};
+	struct nft_session *session = xcalloc(1, sizeof(*session));
+	int ret = library_load(&library, &session->library, failure);
+
+	session->netns_fd = netns_fd;
+	pthread_mutex_init(&session->mutex, NULL);
+	pthread_cond_init(&session->changed, NULL);
+	if (!ret) {
+		ret = start(session);
+		if (ret)
+			fail_errno(failure, ret, "nftables", NULL, "the kernel needs nf_tables", "cannot use nftables");
+	}
+	if (ret) {
 		free_session(session);
 		return ret;
 	}

@@ -4,13 +4,15 @@
 
 #include <stdbool.h>
 
+#include "base/fail.h"
+
 struct nft_session;
 
 /*
  * Opens a session. @netns_fd: the network namespace, or -1 for that of this process. Tables that it owns go away with
- * it, or with this process. Returns 0 or -errno.
+ * it, or with this process. Returns 0 or a failure.
  */
-int nft_session_open(int netns_fd, struct nft_session **ret_session);
+int nft_session_open(struct failure *failure, int netns_fd, struct nft_session **ret_session);
 /*
  * Runs commands as one transaction. @check_only: the kernel looks at them and changes nothing. Returns 0, or -EIO;
  * the reason is nft_session_error().
