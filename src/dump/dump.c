@@ -34,6 +34,7 @@
 #include "kinds/mem/track.h"
 #include "kinds/task/fs.h"
 #include "kinds/task/pending.h"
+#include "kinds/task/landlock.h"
 #include "kinds/task/process_facts.h"
 #include "model/action_script.h"
 #include "model/page_sink.h"
@@ -393,6 +394,7 @@ static int end_tree(struct dump *dump)
 
 static void free_dump(struct dump *dump)
 {
+	landlock_end(dump);
 	free_files(dump);
 	mapped_files_forget(dump);
 	for (size_t i = 0; i < dump->task_count; i++) {

@@ -17,6 +17,7 @@
 #include "kernel/proc.h"
 #include "kinds/mem/memory.h"
 #include "kinds/mem/track.h"
+#include "kinds/task/landlock.h"
 #include "kinds/task/posix_timers.h"
 #include "kinds/task/registers.h"
 #include "kinds/task/task_kind.h"
@@ -365,6 +366,7 @@ int inspect_tree(struct dump *dump)
 			injection_begin_close(task->injection);
 	}
 	free_inspections(dump, tasks);
+	landlock_end(dump);
 	return error;
 }
 

@@ -28,6 +28,7 @@ struct thread_facts;
 struct process_facts;
 struct proc_stat;
 struct restart_blocks;      /* kernel/restart_blocks.h */
+struct landlock_witnesses;  /* kinds/task/landlock.c */
 struct seccomp_filters;     /* kinds/task/seccomp.c */
 struct time_namespace_dump; /* kinds/ns/time_namespace.c */
 struct memory_map;          /* kinds/mem: the mappings of one task */
@@ -103,7 +104,9 @@ struct dump {
 	struct file_index *file_index;              /* finds the open file description of a descriptor (dump/files.c) */
 	void **kind_states;                         /* one pointer per row of fd_kinds, owned by the kind */
 	struct seccomp_filters *seccomp;            /* NULL = no task has one */
+	struct landlock_witnesses *landlock;        /* only while threads are inspected */
 	unsigned online_processors;                 /* of this machine; 0 = not asked yet */
+	uint64_t default_slice_ns;                  /* of its scheduler; 0 = not asked yet, or it has none */
 	uint64_t *own_namespaces;                   /* of criu (kinds/task/unsupported_state.c); NULL = not asked yet */
 	struct time_namespace_dump *time_namespace; /* of the root; NULL = not looked at yet */
 	DumpStatsEntry stats;

@@ -17,7 +17,7 @@ enum {
 	STACK_BYTES = 2048,
 	LEADER_DATA_BYTES = 128 * 1024,
 	THREAD_DATA_BYTES = 12 * 1024, /* dropping each of 41 capabilities is a step */
-	BYTES_PER_MAPPING = 2 * sizeof(struct blob_step),
+	BYTES_PER_MAPPING = 3 * sizeof(struct blob_step),
 	BYTES_PER_THREAD = 512, /* what the leader needs to make one */
 	BYTES_PER_SIGNAL = 512,
 };

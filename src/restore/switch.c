@@ -25,6 +25,7 @@
 #include "kinds/mem/mem_kind.h"
 #include "kinds/mem/vdso.h"
 #include "kinds/task/fs.h"
+#include "kinds/task/sched.h"
 #include "kinds/task/task_kind.h"
 #include "restore/files.h"
 #include "restore/lazy.h"
@@ -157,8 +158,15 @@ static void plan_mm(const struct restore_task *task, struct program *program, in
 /* Threads start in the interpreter with programs of their own, with the pids of the images. */
 static void plan_threads(const struct restore_task *task, const struct stage *stage, struct program *program)
 {
+	uint64_t slack_ns = prctl(PR_GET_TIMERSLACK, 0, 0, 0, 0);
+
 	for (size_t i = 1; i < task->thread_count; i++) {
 		pid_t tid = task->entry->threads[i];
+		if (sched_default_timer_slack_ns(task->thread_cores[i]) != slack_ns) {
+			slack_ns = sched_default_timer_slack_ns(task->thread_cores[i]);
+			PROGRAM_CALL(program, SYS_prctl, PR_SET_TIMERSLACK, slack_ns);
+			program_describe(program, "prctl(PR_SET_TIMERSLACK) for a thread to be made");
+		}
 		struct clone_args args = {
 			.flags = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM,
 			.stack = stage->slots[i].stack - 1024,

@@ -22,6 +22,7 @@
 #include "kernel/proc.h"
 #include "kinds/fd/fd_kind.h"
 #include "kinds/ns/time_namespace.h"
+#include "kinds/task/sched.h"
 #include "kinds/task/task_kind.h"
 #include "restore/foster.h"
 #include "restore/memory.h"
@@ -103,8 +104,11 @@ pid_t tree_fork(struct restore *restore, pid_t wanted, uint64_t flags)
 /* Forks a process with the pid that the node asks for. */
 static pid_t fork_node(struct tree_run *run, struct restore_tree_node *node, uint64_t flags)
 {
-	pid_t creator = getpid(), pid = tree_fork(run->restore, node->pid, flags);
+	pid_t creator = getpid();
 
+	if (node->task)
+		sched_prepare_fork(node->task->core);
+	pid_t pid = tree_fork(run->restore, node->pid, flags);
 	if (pid == 0)
 		become(run, node, creator);
 	return pid;

@@ -1,8 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A program in a state that cannot be checkpointed; its first argument says which. It prints "ready" when it is in it
- * and waits.
+ * A program in a state that cannot be checkpointed; its first argument says which. It prints "ready" when it is in it,
+ * or "lacking" if this kernel has no such thing, and waits.
  */
+#include <asm/ldt.h>
+#include <errno.h>
+#include <linux/keyctl.h>
+#include <linux/landlock.h>
 #include <pthread.h>
 #include <sched.h>
 #include <semaphore.h>
@@ -20,6 +24,8 @@
 #define PR_SYS_DISPATCH_ON 1
 #endif
 
+enum { ORDINARY_USER = 12345, ORDINARY_GROUP = 12346 };
+
 static sem_t done;
 static char selector;
 
@@ -29,6 +35,58 @@ static void leave(int what)
 		perror("unshare");
 		exit(1);
 	}
+}
+
+static void say(const char *word)
+{
+	puts(word);
+	fflush(stdout);
+}
+
+/* A kernel may be built or booted without. */
+static void must(long result, const char *what)
+{
+	if (result < 0 && (errno == ENOSYS || errno == EOPNOTSUPP)) {
+		say("lacking");
+		for (;;)
+			pause();
+	}
+	if (result < 0) {
+		perror(what);
+		exit(1);
+	}
+}
+
+/* One that only forbids to run programs. */
+static void enter_landlock_domain(void)
+{
+	const struct landlock_ruleset_attr rules = {.handled_access_fs = LANDLOCK_ACCESS_FS_EXECUTE};
+	long fd = syscall(SYS_landlock_create_ruleset, &rules, sizeof(rules.handled_access_fs), 0);
+
+	must(fd, "landlock_create_ruleset");
+	must(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs");
+	must(syscall(SYS_landlock_restrict_self, fd, 0), "landlock_restrict_self");
+	close((int)fd);
+}
+
+/* The ids of the whole process, as the library changes them. */
+static void enter_landlock_domain_as_user(void)
+{
+	must(setresgid(ORDINARY_GROUP, ORDINARY_GROUP, ORDINARY_GROUP), "setresgid");
+	must(setresuid(ORDINARY_USER, ORDINARY_USER, ORDINARY_USER), "setresuid");
+	enter_landlock_domain();
+}
+
+static void make_keyring(int which)
+{
+	must(syscall(SYS_keyctl, KEYCTL_GET_KEYRING_ID, which, 1), "keyctl");
+}
+
+static void make_segment(void)
+{
+	const struct user_desc segment = {.limit = 1, .seg_32bit = 1, .useable = 1};
+
+	must(syscall(SYS_modify_ldt, 1, &segment, sizeof(segment)), "modify_ldt");
 }
 
 static void make_state(const char *name)
@@ -43,6 +101,16 @@ static void make_state(const char *name)
 		leave(CLONE_NEWUTS);
 	else if (!strcmp(name, "thread-dispatch"))
 		prctl(PR_SET_SYSCALL_USER_DISPATCH, PR_SYS_DISPATCH_ON, 0x1000, 0x1000, &selector);
+	else if (!strcmp(name, "landlock"))
+		enter_landlock_domain();
+	else if (!strcmp(name, "landlock-user"))
+		enter_landlock_domain_as_user();
+	else if (!strcmp(name, "process-keyring"))
+		make_keyring(KEY_SPEC_PROCESS_KEYRING);
+	else if (!strcmp(name, "thread-keyring"))
+		make_keyring(KEY_SPEC_THREAD_KEYRING);
+	else if (!strcmp(name, "segments"))
+		make_segment();
 	else
 		exit(2);
 }
@@ -71,8 +139,7 @@ int main(int argc, char **argv)
 		return 2;
 	while (sem_wait(&done) < 0)
 		;
-	puts("ready");
-	fflush(stdout);
+	say("ready");
 	for (;;)
 		pause();
 }

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Scheduling of threads: nice, policies and priorities, processors, disk priority, timer slack; values of /proc. */
+/*
+ * Scheduling of threads: nice, policies and priorities, slices, processors, disk priority, timer slack; values of
+ * /proc, among them the nice value of the session.
+ */
 #include "harness.h"
 
 #include <errno.h>
@@ -15,6 +18,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#define AUTOGROUP "/proc/self/autogroup"
 #define IO_IDLE (3 << 13)
 #define IO_BEST_EFFORT_6 (2 << 13 | 6)
 
@@ -31,6 +35,7 @@ struct scheduled {
 	int nice, policy, priority, io;
 	bool reset_on_fork, one_processor;
 	unsigned long slack_ns;
+	uint64_t slice_ns;
 	struct attributes attributes;
 	cpu_set_t processors;
 	sem_t check, checked;
@@ -42,6 +47,9 @@ static struct scheduled threads[] = {
 	{"eager", -5, SCHED_OTHER, .io = IO_BEST_EFFORT_6},
 	{"batch", 3, SCHED_BATCH, .one_processor = true},
 	{"idle", 0, SCHED_IDLE, .io = IO_IDLE},
+	{"slice", 1, SCHED_OTHER, .slice_ns = 300000},
+	{"batch slice", 0, SCHED_BATCH, .slice_ns = 90000000},
+	{"idle slice", 0, SCHED_IDLE, .slice_ns = 500000},
 	{"fifo", 0, SCHED_FIFO, 3, .one_processor = true},
 	{"round robin", 2, SCHED_RR, 40, .reset_on_fork = true},
 	{"reset", 0, SCHED_OTHER, .reset_on_fork = true},
@@ -54,13 +62,26 @@ static void read_attributes(struct attributes *attributes)
 	MUST(syscall(SYS_sched_getattr, 0, attributes, sizeof(*attributes), 0));
 }
 
+/* Kernels before 6.12 ignore it. */
+static void set_slice(const struct scheduled *thread)
+{
+	struct attributes attributes = {
+		.size = sizeof(attributes), .policy = SCHED_OTHER, .nice = thread->nice, .runtime = thread->slice_ns};
+
+	MUST(syscall(SYS_sched_setattr, 0, &attributes, 0));
+	attributes.policy = thread->policy;
+	MUST(syscall(SYS_sched_setattr, 0, &attributes, 0));
+}
+
 static void set_up(struct scheduled *thread)
 {
 	struct sched_param parameter = {thread->priority};
 	cpu_set_t one;
 
 	MUST(setpriority(PRIO_PROCESS, 0, thread->nice));
-	if (thread->policy != SCHED_OTHER || thread->reset_on_fork)
+	if (thread->slice_ns)
+		set_slice(thread);
+	else if (thread->policy != SCHED_OTHER || thread->reset_on_fork)
 		MUST(sched_setscheduler(0, thread->policy | (thread->reset_on_fork ? SCHED_RESET_ON_FORK : 0),
 					&parameter));
 	if (thread->one_processor) {
@@ -125,6 +146,19 @@ static void write_value(const char *path, const char *text)
 	close(fd);
 }
 
+/* Of this program's session; the kernel may have no such groups. */
+static int session_nice(void)
+{
+	int nice = 0;
+	FILE *file = fopen(AUTOGROUP, "r");
+
+	if (file && fscanf(file, "/autogroup-%*u nice %d", &nice) != 1)
+		nice = 0;
+	if (file)
+		fclose(file);
+	return nice;
+}
+
 static long read_value(const char *path, int base)
 {
 	char text[32] = "";
@@ -149,6 +183,9 @@ int main(void)
 	}
 	write_value("/proc/self/oom_score_adj", "321");
 	write_value("/proc/self/coredump_filter", "0x51");
+	if (getsid(0) == getpid() && !access(AUTOGROUP, W_OK))
+		write_value(AUTOGROUP, "4");
+	int wanted_session_nice = session_nice();
 	harness_ready();
 	while (harness_wait_check()) {
 		for (size_t i = 0; i < THREADS; i++) {
@@ -157,6 +194,7 @@ int main(void)
 		}
 		CHECK(read_value("/proc/self/oom_score_adj", 10) == 321);
 		CHECK(read_value("/proc/self/coredump_filter", 16) == 0x51);
+		CHECK(session_nice() == wanted_session_nice, "%d", session_nice());
 		harness_report();
 	}
 	return 0;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Numbers that a process has in files of /proc: how willingly the kernel kills it when memory is short, what its
- * core would hold, and who logged in. Read from outside, written by the process itself while it is criu: the pid
- * that criu sees need not be the one of the images.
+ * core would hold, who logged in, and the nice value of its session among others (autogroup of sched(7)). Read from
+ * outside, written by the process itself while it is criu: the pid that criu sees need not be the one of the images.
  */
 #include <fcntl.h>
 #include <limits.h>
@@ -31,6 +31,19 @@ static int take_number(struct dump_task *task, enum process_text which, int base
 	return error ? error : parse_number(text, base, ret_value);
 }
 
+/* "/autogroup-25 nice 5"; nothing if the kernel has no such groups. */
+static void keep_session_nice(struct dump_task *task)
+{
+	_cleanup_free_ char *text = NULL;
+	int nice;
+
+	if (process_facts_take(task, PROCESS_AUTOGROUP, &text, NULL) < 0 ||
+	    sscanf(text, "/autogroup-%*u nice %d", &nice) != 1 || !nice)
+		return;
+	task->core->tc->has_autogroup_nice = true;
+	task->core->tc->autogroup_nice = nice;
+}
+
 static int collect(struct dump *dump, struct dump_task *task)
 {
 	TaskCoreEntry *core = task->core->tc;
@@ -53,6 +66,7 @@ static int collect(struct dump *dump, struct dump_task *task)
 		core->has_coredump_filter = true;
 		core->coredump_filter = value;
 	}
+	keep_session_nice(task);
 	return 0;
 }
 
@@ -90,8 +104,25 @@ static int enter(struct restore *restore, const struct restore_task *task)
 	return 0;
 }
 
+/* Not in `enter`: the session is made later. This still runs as criu, which may set what the task may not. */
+static int plan(struct restore *restore, const struct restore_task *task, struct program *program)
+{
+	const TaskCoreEntry *core = task->core->tc;
+	char text[16];
+
+	if (!core->has_autogroup_nice)
+		return 0;
+	snprintf(text, sizeof(text), "%d", core->autogroup_nice);
+	int error = write_text_at(AT_FDCWD, "/proc/self/autogroup", text);
+	if (error < 0)
+		log_warn("%s: its session cannot have the nice value %s: error %d", restore_task_name(restore, task),
+			 text, -error);
+	return 0;
+}
+
 const struct task_kind proc_values_kind = {
 	.name = "values of /proc",
 	.collect = collect,
 	.enter = enter,
+	.plan = plan,
 };

@@ -11,7 +11,7 @@
 enum { PROCESSES_WORTH_A_READER = 8 };
 
 static const char *const text_names[PROCESS_TEXT_COUNT] = {
-	"auxv", "attr/current", "oom_score_adj", "loginuid", "coredump_filter", "timers",
+	"auxv", "attr/current", "oom_score_adj", "loginuid", "coredump_filter", "timers", "autogroup",
 };
 
 static const char *const link_names[PROCESS_LINK_COUNT] = {"exe", "cwd", "root"};
@@ -23,6 +23,16 @@ static void read_link(int proc_dirfd, const char *name, struct process_link_fact
 		link->error = read_link_at(proc_dirfd, name, &link->target);
 }
 
+/* Its session leader may be dead, and dead ones have no group any more: then one of its first has. */
+static bool represents_session(const struct dump *dump, const struct dump_task *task)
+{
+	const struct dump_task *root = dump->tasks[0], *parent = task->parent;
+
+	if (task->sid == root->sid && root->sid != root->pid)
+		return false;
+	return task->sid == task->pid || !parent || parent->sid != task->sid || parent->state == TASK_STATE_DEAD;
+}
+
 static void read_process(void *context, size_t index)
 {
 	const struct dump *dump = context;
@@ -32,8 +42,10 @@ static void read_process(void *context, size_t index)
 	if (!facts)
 		return;
 	for (int i = 0; i < PROCESS_TEXT_COUNT; i++)
-		facts->texts[i].error =
-			proc_read_text(task->proc_dirfd, text_names[i], &facts->texts[i].text, &facts->texts[i].length);
+		facts->texts[i].error = i == PROCESS_AUTOGROUP && !represents_session(dump, task)
+						? -ENODATA
+						: proc_read_text(task->proc_dirfd, text_names[i], &facts->texts[i].text,
+								 &facts->texts[i].length);
 	for (int i = 0; i < PROCESS_LINK_COUNT; i++)
 		read_link(task->proc_dirfd, link_names[i], &facts->links[i]);
 }

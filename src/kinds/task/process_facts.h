@@ -15,6 +15,7 @@ enum process_text {
 	PROCESS_LOGINUID,
 	PROCESS_COREDUMP_FILTER,
 	PROCESS_TIMERS,
+	PROCESS_AUTOGROUP, /* only of the first process of each session that began in the tree */
 	PROCESS_TEXT_COUNT,
 };
 

@@ -1,10 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * How a thread is scheduled: nice value, policy and priority or deadlines, processors, disk priority, timer slack.
+ * How a thread is scheduled: nice value, policy and priority or deadlines, slice, processors, disk priority, timer
+ * slack.
  *
  * Images of CRIU hold the first three. The others are extensions; processors are only kept when the thread was
  * bound to less than all, so that a task that was free is free on a larger machine too.
+ *
+ * The slice is one that the thread has asked for if it is not that of criu, which did not. The timer slack that a
+ * thread goes back to is what its creator had when it was made: it is seen by going back to it for a moment, and comes
+ * again from whoever makes the thread. Realtime threads have none and do not tell.
  */
+#include "kinds/task/sched.h"
+
 #include <linux/ioprio.h>
 #include <linux/sched.h>
 #include <linux/sched/types.h>
@@ -22,10 +29,12 @@ enum {
 	CPU_MASK_BYTES = 1024, /* 8192 processors, the most that x86-64 kernels are built for */
 	NICE_OFFSET = 20,      /* the system call returns 20 - nice */
 	THREAD_SELF = 0,
+	BY_DEFAULT = 0,
+	USUAL_TIMER_SLACK_NS = 50000, /* that of the first process of every system */
 };
 
 struct sched_state {
-	size_t nice_step, io_step, slack_step, affinity_step;
+	size_t nice_step, io_step, slack_step, default_slack_step, affinity_step;
 	remote_t attributes, affinity;
 };
 
@@ -46,6 +55,10 @@ static int inspect_thread(struct dump *dump, struct dump_thread *thread, struct 
 	asked->io_step = PROGRAM_TRY(program, SYS_ioprio_get, IOPRIO_WHO_PROCESS, THREAD_SELF);
 	asked->slack_step = PROGRAM_CALL(program, SYS_prctl, PR_GET_TIMERSLACK);
 	program_describe(program, "prctl(PR_GET_TIMERSLACK)");
+	PROGRAM_TRY(program, SYS_prctl, PR_SET_TIMERSLACK, BY_DEFAULT);
+	asked->default_slack_step = PROGRAM_TRY(program, SYS_prctl, PR_GET_TIMERSLACK);
+	PROGRAM_CALL_FLAGS(program, BLOB_STEP_MAY_FAIL | BLOB_STEP_RESULT_OF << 1, SYS_prctl, PR_SET_TIMERSLACK,
+			   asked->slack_step);
 	return 0;
 }
 
@@ -71,7 +84,25 @@ static void keep_affinity(struct dump *dump, ThreadCoreEntry *core, const uint8_
 	core->cpu_mask.data = arena_memdup(&dump->arena, mask, bytes);
 }
 
-static void keep_policy(ThreadCoreEntry *core, const struct sched_attr *attributes)
+static bool is_fair(uint32_t policy)
+{
+	return policy == SCHED_NORMAL || policy == SCHED_BATCH || policy == SCHED_IDLE;
+}
+
+/* Kernels before 6.12 have no slices, and tell none. */
+static bool has_asked_for_slice(struct dump *dump, const struct sched_attr *attributes)
+{
+	struct sched_attr own = {};
+
+	if (!attributes->sched_runtime)
+		return false;
+	if (!dump->default_slice_ns && !syscall(SYS_sched_getattr, THREAD_SELF, &own, sizeof(own), 0) &&
+	    is_fair(own.sched_policy))
+		dump->default_slice_ns = own.sched_runtime;
+	return dump->default_slice_ns && attributes->sched_runtime != dump->default_slice_ns;
+}
+
+static void keep_policy(struct dump *dump, ThreadCoreEntry *core, const struct sched_attr *attributes)
 {
 	core->has_sched_policy = true;
 	core->sched_policy = attributes->sched_policy;
@@ -80,6 +111,10 @@ static void keep_policy(ThreadCoreEntry *core, const struct sched_attr *attribut
 	if (attributes->sched_priority) {
 		core->has_sched_prio = true;
 		core->sched_prio = attributes->sched_priority;
+	}
+	if (is_fair(attributes->sched_policy) && has_asked_for_slice(dump, attributes)) {
+		core->has_sched_runtime_ns = true;
+		core->sched_runtime_ns = attributes->sched_runtime;
 	}
 	if (attributes->sched_policy != SCHED_DEADLINE)
 		return;
@@ -100,7 +135,7 @@ static int inspected_thread(struct dump *dump, struct dump_thread *thread, const
 
 	core->has_sched_nice = true;
 	core->sched_nice = NICE_OFFSET - program_result(program, asked->nice_step);
-	keep_policy(core, program_data(program, asked->attributes));
+	keep_policy(dump, core, program_data(program, asked->attributes));
 	if (mask_bytes > 0 && mask_bytes <= CPU_MASK_BYTES)
 		keep_affinity(dump, core, program_data(program, asked->affinity), mask_bytes);
 	if (io_priority > 0) {
@@ -109,6 +144,11 @@ static int inspected_thread(struct dump *dump, struct dump_thread *thread, const
 	}
 	core->has_timer_slack_ns = true;
 	core->timer_slack_ns = program_result(program, asked->slack_step);
+	int64_t default_slack_ns = program_result(program, asked->default_slack_step);
+	if (default_slack_ns > 0 && default_slack_ns != USUAL_TIMER_SLACK_NS) {
+		core->has_default_timer_slack_ns = true;
+		core->default_timer_slack_ns = default_slack_ns;
+	}
 	return 0;
 }
 
@@ -125,26 +165,54 @@ static int check(struct restore *restore, const struct restore_task *task)
 	return 0;
 }
 
+uint64_t sched_default_timer_slack_ns(const CoreEntry *core)
+{
+	const ThreadCoreEntry *thread = core->thread_core;
+
+	return thread && thread->has_default_timer_slack_ns ? thread->default_timer_slack_ns : USUAL_TIMER_SLACK_NS;
+}
+
+void sched_prepare_fork(const CoreEntry *core)
+{
+	uint64_t slack_ns = sched_default_timer_slack_ns(core);
+
+	if ((uint64_t)prctl(PR_GET_TIMERSLACK, 0, 0, 0, 0) != slack_ns)
+		prctl(PR_SET_TIMERSLACK, slack_ns, 0, 0, 0);
+}
+
+static void plan_attributes(struct program *program, const struct sched_attr *attributes)
+{
+	remote_t where = program_copy(program, attributes, sizeof(*attributes));
+
+	PROGRAM_CALL(program, SYS_sched_setattr, THREAD_SELF, where.address, 0);
+	program_describe(program, "sched_setattr");
+}
+
 static void plan_policy(struct program *program, const ThreadCoreEntry *core)
 {
-	const struct sched_attr attributes = {
+	struct sched_attr attributes = {
 		.size = sizeof(attributes),
 		.sched_policy = core->sched_policy & ~SCHED_RESET_ON_FORK,
 		.sched_flags = core->sched_policy & SCHED_RESET_ON_FORK ? SCHED_FLAG_RESET_ON_FORK : 0,
 		.sched_nice = core->sched_nice,
 		.sched_priority = core->has_sched_prio ? core->sched_prio : 0,
 	};
-	struct sched_attr with_deadline = attributes;
 
 	if (attributes.sched_policy == SCHED_DEADLINE) {
-		with_deadline.sched_flags |= core->sched_flags & (SCHED_FLAG_RECLAIM | SCHED_FLAG_DL_OVERRUN);
-		with_deadline.sched_runtime = core->sched_runtime_ns;
-		with_deadline.sched_deadline = core->sched_deadline_ns;
-		with_deadline.sched_period = core->sched_period_ns;
+		attributes.sched_flags |= core->sched_flags & (SCHED_FLAG_RECLAIM | SCHED_FLAG_DL_OVERRUN);
+		attributes.sched_runtime = core->sched_runtime_ns;
+		attributes.sched_deadline = core->sched_deadline_ns;
+		attributes.sched_period = core->sched_period_ns;
+	} else if (is_fair(attributes.sched_policy) && core->has_sched_runtime_ns) {
+		attributes.sched_runtime = core->sched_runtime_ns;
 	}
-	remote_t where = program_copy(program, &with_deadline, sizeof(with_deadline));
-	PROGRAM_CALL(program, SYS_sched_setattr, THREAD_SELF, where.address, 0);
-	program_describe(program, "sched_setattr");
+	/* An idle thread can keep a slice but not get one. */
+	if (attributes.sched_policy == SCHED_IDLE && attributes.sched_runtime) {
+		attributes.sched_policy = SCHED_NORMAL;
+		plan_attributes(program, &attributes);
+		attributes.sched_policy = SCHED_IDLE;
+	}
+	plan_attributes(program, &attributes);
 }
 
 /*

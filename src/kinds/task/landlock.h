@@ -1,0 +1,8 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Finds threads in a landlock domain of their own (landlock(7)), and refuses them. */
+#pragma once
+
+#include "model/dump.h"
+
+/* Takes away what was needed to find out. When all threads have been inspected, or none will be. */
+void landlock_end(struct dump *dump);
