@@ -36,6 +36,7 @@
 #include "kinds/task/pending.h"
 #include "kinds/task/landlock.h"
 #include "kinds/task/process_facts.h"
+#include "kinds/task/semaphore_undo.h"
 #include "model/action_script.h"
 #include "model/page_sink.h"
 
@@ -395,6 +396,7 @@ static int end_tree(struct dump *dump)
 static void free_dump(struct dump *dump)
 {
 	landlock_end(dump);
+	semaphore_undo_end(dump);
 	free_files(dump);
 	mapped_files_forget(dump);
 	for (size_t i = 0; i < dump->task_count; i++) {

@@ -18,8 +18,10 @@
 #include "kinds/mem/memory.h"
 #include "kinds/mem/track.h"
 #include "kinds/task/landlock.h"
+#include "kinds/task/memory_policies.h"
 #include "kinds/task/posix_timers.h"
 #include "kinds/task/registers.h"
+#include "kinds/task/semaphore_undo.h"
 #include "kinds/task/task_kind.h"
 #include "kinds/task/thread_status.h"
 
@@ -199,7 +201,8 @@ static int begin_task(struct dump *dump, struct dump_task *task, uint64_t patien
 	if (!error)
 		error = make_injection(dump, task, patience, task->thread_count,
 				       LEADER_BYTES + task->fd_count * sizeof(struct blob_step) +
-					       posix_timers_program_bytes(task));
+					       posix_timers_program_bytes(task) +
+					       memory_policies_program_bytes(dump, task));
 	if (!error)
 		error = remove_remnants(dump, task);
 	if (!error && dump->closes_remnants)
@@ -367,6 +370,7 @@ int inspect_tree(struct dump *dump)
 	}
 	free_inspections(dump, tasks);
 	landlock_end(dump);
+	semaphore_undo_end(dump);
 	return error;
 }
 

@@ -29,6 +29,7 @@ struct process_facts;
 struct proc_stat;
 struct restart_blocks;      /* kernel/restart_blocks.h */
 struct landlock_witnesses;  /* kinds/task/landlock.c */
+struct semaphore_undo;      /* kinds/task/semaphore_undo.c */
 struct seccomp_filters;     /* kinds/task/seccomp.c */
 struct time_namespace_dump; /* kinds/ns/time_namespace.c */
 struct memory_map;          /* kinds/mem: the mappings of one task */
@@ -105,6 +106,8 @@ struct dump {
 	void **kind_states;                         /* one pointer per row of fd_kinds, owned by the kind */
 	struct seccomp_filters *seccomp;            /* NULL = no task has one */
 	struct landlock_witnesses *landlock;        /* only while threads are inspected */
+	struct semaphore_undo *semaphore_undo;      /* the same */
+	unsigned memory_nodes;                      /* of this machine: 0 = not asked yet, 1 = one, 2 = more */
 	unsigned online_processors;                 /* of this machine; 0 = not asked yet */
 	uint64_t default_slice_ns;                  /* of its scheduler; 0 = not asked yet, or it has none */
 	uint64_t *own_namespaces;                   /* of criu (kinds/task/unsupported_state.c); NULL = not asked yet */

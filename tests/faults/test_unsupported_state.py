@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """State that the images have no place for is refused with a line that names it, and the program runs on."""
 
+import subprocess
+
 import pytest
 
 import faults
@@ -19,24 +21,63 @@ STATES = {
     "process-keyring": "has a process keyring",
     "thread-keyring": "has a thread keyring",
     "segments": "segments of its own (modify_ldt)",
+    "mapping-policy": "NUMA policy of its own (mbind)",
+    "mapping-policy-local": "NUMA policy of its own (mbind)",
+    "semaphore-undo": "that the kernel undoes when it ends (SEM_UNDO)",
 }
 
 
+@pytest.fixture
+def semaphores():
+    """The id of a set of one semaphore."""
+    made = subprocess.run(["ipcmk", "-S", "1"], check=True, capture_output=True, text=True).stdout.split()[-1]
+    yield made
+    subprocess.run(["ipcrm", "-s", made], check=True)
+
+
+def start(host, state, semaphores):
+    process = host.start([PROGRAM, state], environment={"SEMAPHORES": semaphores})
+    process.wait_said("\n")
+    if "lacking" in process.output():
+        pytest.skip("this kernel has no such thing")
+    assert process.output() == "ready\n"
+    return process
+
+
 @pytest.mark.parametrize("state", STATES)
-def test_state_is_refused(directory, state):
+def test_state_is_refused(directory, state, semaphores):
     images = directory / "images"
     images.mkdir()
     with hosts.Host() as host:
-        process = host.start([PROGRAM, state])
-        process.wait_said("\n")
-        if "lacking" in process.output():
-            pytest.skip("this kernel has no such thing")
-        assert process.output() == "ready\n"
+        process = start(host, state, semaphores)
         before = faults.state(host)
         line = faults.one_clear_line(hosts.Criu(host).run("dump", process.pid, images))
         assert STATES[state] in line and f"task {process.pid}" in line, line
         assert not list(images.glob("*.img"))
         assert not faults.process_state.differences(before, faults.state(host))
+
+
+def test_mapping_policy_on_many_nodes(directory):
+    """There each mapping is asked, so that the question changes nothing."""
+    images = directory / "images"
+    images.mkdir()
+    (directory / "online").write_text("0-1\n")
+    with hosts.Host() as host:
+        host.check(["mount", "--bind", directory / "online", "/sys/devices/system/node/online"])
+        process = start(host, "mapping-policy", "")
+        line = faults.one_clear_line(hosts.Criu(host).run("dump", process.pid, images))
+        assert STATES["mapping-policy"] in line and f"task {process.pid}" in line, line
+        process = start(host, "plain", "")
+        hosts.Criu(host).dump(process.pid, images)
+
+
+def test_semaphores_without_undo(directory, semaphores):
+    """Threads have lists of what is to be undone, which are empty: that is not in the way."""
+    images = directory / "images"
+    images.mkdir()
+    with hosts.Host() as host:
+        process = start(host, "semaphore", semaphores)
+        hosts.Criu(host).dump(process.pid, images)
 
 
 def test_other_namespace_is_refused(directory):

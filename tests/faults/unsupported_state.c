@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <linux/keyctl.h>
 #include <linux/landlock.h>
+#include <linux/mempolicy.h>
 #include <pthread.h>
 #include <sched.h>
 #include <semaphore.h>
@@ -14,7 +15,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/sem.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -24,7 +27,7 @@
 #define PR_SYS_DISPATCH_ON 1
 #endif
 
-enum { ORDINARY_USER = 12345, ORDINARY_GROUP = 12346 };
+enum { PAGE_BYTES = 4096, ORDINARY_USER = 12345, ORDINARY_GROUP = 12346 };
 
 static sem_t done;
 static char selector;
@@ -82,6 +85,22 @@ static void make_keyring(int which)
 	must(syscall(SYS_keyctl, KEYCTL_GET_KEYRING_ID, which, 1), "keyctl");
 }
 
+static void make_mapping_policy(int policy)
+{
+	unsigned long nodes = policy == MPOL_LOCAL ? 0 : 1;
+	void *page = mmap(NULL, PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	must(syscall(SYS_mbind, page, PAGE_BYTES, policy, &nodes, 65, 0), "mbind");
+}
+
+/* From the set that the test has made, whose id it has put into the environment. */
+static void take_semaphore(short flags)
+{
+	struct sembuf up = {.sem_op = 1, .sem_flg = flags};
+
+	must(semop(atoi(getenv("SEMAPHORES")), &up, 1), "semop");
+}
+
 static void make_segment(void)
 {
 	const struct user_desc segment = {.limit = 1, .seg_32bit = 1, .useable = 1};
@@ -109,6 +128,16 @@ static void make_state(const char *name)
 		make_keyring(KEY_SPEC_PROCESS_KEYRING);
 	else if (!strcmp(name, "thread-keyring"))
 		make_keyring(KEY_SPEC_THREAD_KEYRING);
+	else if (!strcmp(name, "mapping-policy"))
+		make_mapping_policy(MPOL_BIND);
+	else if (!strcmp(name, "mapping-policy-local"))
+		make_mapping_policy(MPOL_LOCAL);
+	else if (!strcmp(name, "semaphore-undo"))
+		take_semaphore(SEM_UNDO);
+	else if (!strcmp(name, "semaphore")) /* this one can be dumped, … */
+		take_semaphore(0);
+	else if (!strcmp(name, "plain")) /* … and so can this */
+		return;
 	else if (!strcmp(name, "segments"))
 		make_segment();
 	else
