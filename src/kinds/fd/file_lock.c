@@ -22,6 +22,7 @@
 #include <sys/sysmacros.h>
 
 #include "base/fd.h"
+#include "base/parallel.h"
 
 #include "file-lock.pb-c.h"
 
@@ -35,7 +36,7 @@ enum { LOCK_TYPE_READ = 0, LOCK_TYPE_WRITE = 1 };
 enum range_locks { RANGE_LOCKS_UNKNOWN, RANGE_LOCKS_NONE, RANGE_LOCKS_MAYBE };
 
 /* From so many open files on /proc/locks is faster than their fdinfo. */
-enum { MANY_FILES = 1500 };
+enum { MANY_FILES = 1500, QUESTIONS_WORTH_A_READER = 64 };
 
 /* The inode number that the kernel gives its first pid namespace. */
 #define FIRST_PID_NAMESPACE 0xEFFFFFFCU
@@ -45,6 +46,8 @@ enum { MANY_FILES = 1500 };
 struct lock_dump {
 	FileLockEntry *entries;
 	size_t count, capacity;
+	struct lock_question *questions;
+	size_t question_count, question_capacity;
 	bool inodes_known; /* `inodes` has every inode of a real device with a lock */
 	uint64_t *inodes;  /* ascending */
 	size_t inode_count, inode_capacity;
@@ -174,25 +177,46 @@ static int dump_lines(struct dump *dump, struct lock_dump *locks, const struct d
 	return 0;
 }
 
-static int dump_slot(struct dump *dump, struct lock_dump *locks, const struct dump_task *task,
+/* A descriptor whose fdinfo tells locks. */
+struct lock_question {
+	const struct dump_task *task;
+	const struct dump_fd *slot;
+	char *text;
+	int error;
+};
+
+static void ask_slot(struct dump *dump, struct lock_dump *locks, const struct dump_task *task,
 		     const struct dump_fd *slot)
 {
-	_cleanup_free_ char *text = NULL;
-	char path[32];
-
 	/* In a dry run, a descriptor that cannot be dumped has no file. */
 	if (!slot->file || locks->seen_by[slot->file->id] == task->index + 1)
-		return 0;
+		return;
 	locks->seen_by[slot->file->id] = task->index + 1;
 	if (!may_be_locked(locks, &slot->file->stat) || is_told(dump, locks, task, slot->file))
-		return 0;
-	snprintf(path, sizeof(path), "fdinfo/%d", slot->number);
-	int error = read_text_at(task->proc_dirfd, path, &text, NULL);
-	if (error < 0)
-		return fail_errno(&dump->failure, error, "fd-fdinfo", dump_fd_name(dump, task, slot->number), NULL,
+		return;
+	ARRAY_GROW(locks->questions, locks->question_count, locks->question_capacity);
+	locks->questions[locks->question_count++] = (struct lock_question){.task = task, .slot = slot};
+}
+
+static void read_fdinfo(void *context, size_t index)
+{
+	struct lock_question *question = &((const struct lock_dump *)context)->questions[index];
+	char path[32];
+
+	snprintf(path, sizeof(path), "fdinfo/%d", question->slot->number);
+	question->error = read_text_at(question->task->proc_dirfd, path, &question->text, NULL);
+}
+
+static int take_answer(struct dump *dump, struct lock_dump *locks, const struct lock_question *question)
+{
+	const struct dump_task *task = question->task;
+	int number = question->slot->number;
+
+	if (question->error < 0)
+		return fail_errno(&dump->failure, question->error, "fd-fdinfo", dump_fd_name(dump, task, number), NULL,
 				  "cannot read its fdinfo in /proc");
-	error = dump_lines(dump, locks, task, slot, text);
-	return error ? fail_in(&dump->failure, "%s", dump_fd_name(dump, task, slot->number)) : 0;
+	int error = dump_lines(dump, locks, task, question->slot, question->text);
+	return error ? fail_in(&dump->failure, "%s", dump_fd_name(dump, task, number)) : 0;
 }
 
 static int write_image(struct dump *dump, const struct lock_dump *locks)
@@ -218,11 +242,18 @@ int file_locks_dump(struct dump *dump)
 		read_locked_inodes(&locks);
 	locks.seen_by = xcalloc(dump->file_count + 1, sizeof(*locks.seen_by));
 	locks.ranges = xcalloc(dump->file_count + 1, sizeof(*locks.ranges));
-	for (size_t i = 0; i < dump->task_count && !error; i++)
-		for (size_t slot = 0; slot < dump->tasks[i]->fd_count && !error; slot++)
-			error = dump_slot(dump, &locks, dump->tasks[i], &dump->tasks[i]->fds[slot]);
+	for (size_t i = 0; i < dump->task_count; i++)
+		for (size_t slot = 0; slot < dump->tasks[i]->fd_count; slot++)
+			ask_slot(dump, &locks, dump->tasks[i], &dump->tasks[i]->fds[slot]);
+	parallel_for(locks.question_count, QUESTIONS_WORTH_A_READER, read_fdinfo, &locks);
+	for (size_t i = 0; i < locks.question_count; i++) {
+		if (!error)
+			error = take_answer(dump, &locks, &locks.questions[i]);
+		free(locks.questions[i].text);
+	}
 	if (!error)
 		error = write_image(dump, &locks);
+	free(locks.questions);
 	free(locks.entries);
 	free(locks.inodes);
 	free(locks.seen_by);
