@@ -28,7 +28,12 @@ class Names:
 
     def stable(self, text):
         text = re.sub(r"^(/memfd:.*|/dev/zero|/SYSV\w+|.*/\.nfs\w+)( \(deleted\))$", r"\1 (deleted)", text)
-        return INODE.sub(self.ordinal, text)
+        return INODE.sub(self.ordinal, without_number(text))
+
+
+def without_number(name):
+    """A file made with O_TMPFILE has its inode number as its name."""
+    return re.sub(r"/#\d+ \(deleted\)$", "/# (deleted)", name)
 
 
 def read(path, default=""):
@@ -84,7 +89,7 @@ def mappings(directory):
     for line in read(directory / "maps").splitlines():
         fields = line.split(None, 5)
         start, end = (int(part, 16) for part in fields[0].split("-"))
-        offset, name = int(fields[2], 16), fields[5] if len(fields) > 5 else ""
+        offset, name = int(fields[2], 16), without_number(fields[5]) if len(fields) > 5 else ""
         if name == "[vsyscall]":
             continue
         anonymous = not name or name.startswith("[")

@@ -6,7 +6,8 @@
  * holes is written as chunks, others as they are.
  * Restore: the file is made by criu under its old name (or one beside it, if that is in use now), and the name is
  * removed at once; everybody opens it through the descriptor that criu keeps. So nothing is left behind, however the
- * restore ends, and /proc shows the old name again. Directories that are gone too are made for that moment.
+ * restore ends, and /proc shows the old name again. A file made with O_TMPFILE is made so again, because it can still
+ * get a name; /proc then shows its new number. Directories that are gone too are made for that moment.
  */
 #include "kinds/fd/ghost.h"
 
@@ -17,12 +18,14 @@
 #include <sys/time.h>
 
 #include "base/fd.h"
+#include "base/log.h"
 #include "image/image.h"
 #include "kinds/fd/file_name.h"
+#include "kinds/fd/held.h"
 
 #include "ghost-file.pb-c.h"
 
-enum { BLOCK_BYTES = 512, COPY_BYTES = 128 * 1024, NAME_ATTEMPTS = 1000 };
+enum { BLOCK_BYTES = 512, COPY_BYTES = 128 * 1024, NAME_ATTEMPTS = 1000, NO_TMPFILE = -1 };
 
 /* The format's device numbers: 12 bits major, 20 bits minor. */
 static uint32_t encode_device(dev_t device)
@@ -233,9 +236,44 @@ static int open_and_remove(const GhostFileEntry *entry, const char *path, int *r
 	return error;
 }
 
-/* Makes a file without a name in the directory of @path. Returns 0 or -errno. */
-static int make_unnamed(const GhostFileEntry *entry, const char *path, int *ret_fd)
+static int make_unnamed(const GhostFileEntry *entry, const char *path, int tmpfile_flags, int *ret_fd);
+
+/* Like others, but opened: there is one description that has the flags. */
+static int make_like_others(const GhostFileEntry *entry, const char *path, int flags, int *ret_fd)
 {
+	_cleanup_fd_ int named = -1;
+	int error = make_unnamed(entry, path, NO_TMPFILE, &named);
+
+	if (error < 0)
+		return error;
+	log_warn("\"%s\" had no name and could get one; the file system here cannot make such files, so it cannot any "
+		 "more",
+		 path);
+	int fd = held_open(named, flags);
+	if (fd < 0)
+		return fd;
+	*ret_fd = fd;
+	return 0;
+}
+
+static int make_tmpfile(const GhostFileEntry *entry, const char *path, int flags, int *ret_fd)
+{
+	const char *slash = strrchr(path, '/');
+	_cleanup_free_ char *directory = slash > path ? xasprintf("%.*s", (int)(slash - path), path) : xstrdup("/");
+	int fd = open(directory, flags | O_TMPFILE | O_CLOEXEC, 0600);
+
+	if (fd < 0)
+		return errno == EOPNOTSUPP || errno == EISDIR ? make_like_others(entry, path, flags, ret_fd) : -errno;
+	*ret_fd = fd;
+	return 0;
+}
+
+/* Makes a file without a name in the directory of @path. Returns 0 or -errno. */
+static int make_unnamed(const GhostFileEntry *entry, const char *path, int tmpfile_flags, int *ret_fd)
+{
+	if (tmpfile_flags != NO_TMPFILE)
+		return make_tmpfile(entry, path, tmpfile_flags, ret_fd);
+
 	_cleanup_free_ char *name = xstrdup(path);
 	int error = make_name(entry, name);
 
@@ -274,17 +312,17 @@ static void remove_parents(char *path, size_t made)
 }
 
 /* With its directories, which may be gone too, for as long as it takes. */
-static int make_with_parents(const GhostFileEntry *entry, const char *path, int *ret_fd)
+static int make_with_parents(const GhostFileEntry *entry, const char *path, int tmpfile_flags, int *ret_fd)
 {
 	_cleanup_free_ char *copy = xstrdup(path);
 	size_t made;
-	int error = make_unnamed(entry, path, ret_fd);
+	int error = make_unnamed(entry, path, tmpfile_flags, ret_fd);
 
 	if (error != -ENOENT)
 		return error;
 	error = make_parents(copy, &made);
 	if (!error)
-		error = make_unnamed(entry, path, ret_fd);
+		error = make_unnamed(entry, path, tmpfile_flags, ret_fd);
 	remove_parents(copy, made);
 	return error;
 }
@@ -313,7 +351,8 @@ static int set_attributes(struct restore *restore, const GhostFileEntry *entry, 
 	return 0;
 }
 
-static int make_from_image(struct restore *restore, struct image *image, const char *path, int *ret_fd)
+static int make_from_image(struct restore *restore, struct image *image, const char *path, int tmpfile_flags,
+			   int *ret_fd)
 {
 	ProtobufCMessage *message = NULL;
 	int fd = -1, got = image_read(image, &message);
@@ -321,7 +360,7 @@ static int make_from_image(struct restore *restore, struct image *image, const c
 	if (got <= 0)
 		return got < 0 ? got : fail(&restore->failure, EPROTO, "image-ghost", NULL, NULL, "it is empty");
 	const GhostFileEntry *entry = (const GhostFileEntry *)message;
-	int error = make_with_parents(entry, path, &fd);
+	int error = make_with_parents(entry, path, tmpfile_flags, &fd);
 	if (error < 0)
 		fail_errno(&restore->failure, error, "ghost-make", NULL, "its directory must exist and be writable",
 			   "cannot make the deleted file \"%s\" again", path);
@@ -338,7 +377,7 @@ static int make_from_image(struct restore *restore, struct image *image, const c
 	return 0;
 }
 
-int ghost_make(struct restore *restore, uint32_t id, const char *path, int *ret_fd)
+int ghost_make(struct restore *restore, uint32_t id, const char *path, int tmpfile_flags, int *ret_fd)
 {
 	struct image *image;
 	char name[64];
@@ -350,7 +389,7 @@ int ghost_make(struct restore *restore, uint32_t id, const char *path, int *ret_
 			    "the content of the deleted file \"%s\" is missing", path);
 	if (error < 0)
 		return error;
-	error = make_from_image(restore, image, path, ret_fd);
+	error = make_from_image(restore, image, path, tmpfile_flags, ret_fd);
 	if (error < 0)
 		fail_in(&restore->failure, "%s", name);
 	int closed = image_close(&image);

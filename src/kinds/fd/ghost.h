@@ -14,8 +14,11 @@ int ghost_dump(struct dump *dump, int fd, const struct stat *stat, uint32_t id);
 /*
  * Makes the file of ghost-file-<id>.img near @path without leaving a name behind. *ret_fd is an O_PATH descriptor of
  * it, the caller's. Returns 0 or a failure.
+ * @tmpfile_flags  the file never had a name and may get one: *ret_fd is opened with these and O_TMPFILE; -1 = not so.
+ *                 Where the file system cannot do that, it is made like others, with a warning, and opened with the
+ *                 flags alone
  */
-int ghost_make(struct restore *restore, uint32_t id, const char *path, int *ret_fd);
+int ghost_make(struct restore *restore, uint32_t id, const char *path, int tmpfile_flags, int *ret_fd);
 
 /*
  * Gives the file behind @fd, which has another name (or none but may have one), the name @path for an instant, so

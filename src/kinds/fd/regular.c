@@ -156,8 +156,10 @@ static int regular_dump(struct dump *dump, const struct target_fd *target, FileE
 			return error;
 	}
 	reg->flags = target->flags;
-	if ((target->flags & TMPFILE_BIT) == TMPFILE_BIT)
+	if ((target->flags & TMPFILE_BIT) == TMPFILE_BIT) {
 		reg->flags &= ~O_TMPFILE;
+		reg->has_tmpfile = reg->tmpfile = !target->stat.st_nlink;
+	}
 	reg->pos = target->position;
 	reg->fown = target->fown;
 	entry->reg = reg;
@@ -265,6 +267,16 @@ static const RegFileEntry *entry_of(const struct restore *restore, uint32_t id)
 	return file && file->entry->type == FD_TYPES__REG ? file->entry->reg : NULL;
 }
 
+bool regular_is_tmpfile(const struct restore *restore, uint32_t id, int *ret_flags)
+{
+	const RegFileEntry *entry = entry_of(restore, id);
+
+	if (!entry || !entry->has_tmpfile || !entry->tmpfile)
+		return false;
+	*ret_flags = (int)(entry->flags & FLAGS_TO_OPEN & ~(uint32_t)(O_PATH | O_DIRECTORY | O_NOFOLLOW));
+	return true;
+}
+
 const char *regular_name(const struct restore *restore, uint32_t id)
 {
 	const RegFileEntry *entry = entry_of(restore, id);
@@ -279,13 +291,21 @@ static int held_for(struct restore *restore, uint32_t id)
 	return remaps ? remap_find(remaps, id) : -1;
 }
 
+/*
+ * A symbolic link cannot be opened through its descriptor; one without a position may be shared. What is held of a file
+ * made with O_TMPFILE is the one description of it that says so.
+ */
+static bool is_held_itself(const RegFileEntry *entry)
+{
+	return (entry->has_mode && S_ISLNK(entry->mode)) || (entry->has_tmpfile && entry->tmpfile);
+}
+
 /* Opens what the entry's path or remap leads to. Returns a descriptor or -errno. */
 static int open_entry(struct restore *restore, const RegFileEntry *entry, int flags)
 {
 	int held = held_for(restore, entry->id);
 
-	/* A symbolic link cannot be opened through its descriptor; one without a position may be shared. */
-	if (held >= 0 && entry->has_mode && S_ISLNK(entry->mode)) {
+	if (held >= 0 && is_held_itself(entry)) {
 		int copy = fcntl(held, F_DUPFD_CLOEXEC, 0);
 		return copy < 0 ? -errno : copy;
 	}

@@ -28,5 +28,7 @@ bool regular_is_known(struct dump *dump, const struct stat *stat, const char *li
  * Returns 0 or a failure.
  */
 int regular_open(struct restore *restore, uint32_t id, int flags, int *ret_fd);
+/* Whether file @id was made with O_TMPFILE and has no name yet; *ret_flags: what else it was opened with. */
+bool regular_is_tmpfile(const struct restore *restore, uint32_t id, int *ret_flags);
 /* The path in the images of file @id, NULL if it is not of this kind. */
 const char *regular_name(const struct restore *restore, uint32_t id);

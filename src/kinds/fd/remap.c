@@ -206,10 +206,12 @@ static int open_link(struct restore *restore, uint32_t remap_id, int *ret_fd, co
 static int make_file(struct restore *restore, const RemapFilePathEntry *remap, RemapType type, const char *path,
 		     struct made_file *made)
 {
-	int fd = -1, error;
+	int fd = -1, tmpfile_flags, error;
 
+	if (!regular_is_tmpfile(restore, remap->orig_id, &tmpfile_flags))
+		tmpfile_flags = -1;
 	if (type == REMAP_TYPE__GHOST)
-		error = ghost_make(restore, remap->remap_id & ~OLD_GHOST_BIT, path, &fd);
+		error = ghost_make(restore, remap->remap_id & ~OLD_GHOST_BIT, path, tmpfile_flags, &fd);
 	else if (type == REMAP_TYPE__LINKED)
 		error = open_link(restore, remap->remap_id, &fd, &made->name_to_remove);
 	else
@@ -256,9 +258,27 @@ static int read_remap(struct restore *restore, struct remap_restore *remaps, con
 	return 0;
 }
 
+struct entry_list {
+	RemapFilePathEntry **items;
+	size_t count, capacity;
+};
+
+/* Of a file made with O_TMPFILE first the description that says so: it makes the file for the others. */
+static int read_remaps(struct restore *restore, struct remap_restore *remaps, const struct entry_list *entries)
+{
+	int error = 0, ignored;
+
+	for (int first = 1; first >= 0; first--)
+		for (size_t i = 0; i < entries->count && !error; i++)
+			if (regular_is_tmpfile(restore, entries->items[i]->orig_id, &ignored) == (first == 1))
+				error = read_remap(restore, remaps, entries->items[i]);
+	return error;
+}
+
 int remap_prepare(struct restore *restore, struct remap_restore **ret_remaps)
 {
 	struct remap_restore *remaps = arena_alloc(&restore->arena, sizeof(*remaps));
+	struct entry_list entries = {};
 	ProtobufCMessage *message;
 	struct image *image;
 	int got, error = restore_image_open(restore, IMAGE_REMAP_FPATH, 0, &image);
@@ -269,11 +289,14 @@ int remap_prepare(struct restore *restore, struct remap_restore **ret_remaps)
 	if (error < 0)
 		return error;
 	while ((got = image_read(image, &message)) > 0) {
-		error = read_remap(restore, remaps, (const RemapFilePathEntry *)message);
-		image_message_free(message);
-		if (error < 0)
-			break;
+		ARRAY_GROW(entries.items, entries.count, entries.capacity);
+		entries.items[entries.count++] = (RemapFilePathEntry *)message;
 	}
+	if (got == 0)
+		error = read_remaps(restore, remaps, &entries);
+	for (size_t i = 0; i < entries.count; i++)
+		image_message_free(&entries.items[i]->base);
+	free(entries.items);
 	int closed = image_close(&image);
 	return error ? error : got < 0 ? got : closed;
 }

@@ -37,6 +37,7 @@ struct witness {
 
 struct landlock_witnesses {
 	bool kernel_has_landlock;
+	pid_t criu;
 	struct witness *items;
 	size_t count, capacity;
 };
@@ -61,6 +62,7 @@ static struct landlock_witnesses *witnesses_of(struct dump *dump)
 {
 	if (!dump->landlock) {
 		dump->landlock = xcalloc(1, sizeof(*dump->landlock));
+		dump->landlock->criu = getpid();
 		dump->landlock->kernel_has_landlock =
 			syscall(SYS_landlock_create_ruleset, NULL, 0, LANDLOCK_CREATE_RULESET_VERSION) > 0;
 	}
@@ -139,7 +141,7 @@ static int inspect_thread(struct dump *dump, struct dump_thread *thread, struct 
 	int error = thread_status_get(dump, thread, &status);
 	if (error < 0 || !witnesses->kernel_has_landlock)
 		return error;
-	pid_t witness = may_look_at_all(status) ? getpid() : wait_for_witness(find_witness(witnesses, status));
+	pid_t witness = may_look_at_all(status) ? witnesses->criu : wait_for_witness(find_witness(witnesses, status));
 	if (!witness)
 		return 0;
 	remote_t head = program_reserve(program, sizeof(uint64_t)), length = program_reserve(program, sizeof(uint64_t));
