@@ -23,6 +23,15 @@ STATES = {
     "segments": "segments of its own (modify_ldt)",
     "mapping-policy": "NUMA policy of its own (mbind)",
     "mapping-policy-local": "NUMA policy of its own (mbind)",
+    "detached-mount": "a mount that is in no directory (open_tree",
+    "file-in-detached-mount": "a mount that is in no directory (open_tree",
+    "file-system-context": "a file system that is being configured (fsopen)",
+    "packet-socket": "a packet socket (AF_PACKET",
+    "machine-socket": "a socket between a virtual machine and its host (AF_VSOCK)",
+    "secret-memory": "secret memory (memfd_secret)",
+    "secret-mapping": "secret memory (memfd_secret: only its owner can read it) cannot be checkpointed",
+    "io-uring": "an io_uring cannot be checkpointed; start the program without io_uring (node: UV_USE_IO_URING=0",
+    "network-namespace": "a network namespace cannot be checkpointed",
     "semaphore-undo": "that the kernel undoes when it ends (SEM_UNDO)",
 }
 

@@ -5,6 +5,8 @@
  */
 #include <asm/ldt.h>
 #include <errno.h>
+#include <fcntl.h>
+#include <linux/io_uring.h>
 #include <linux/keyctl.h>
 #include <linux/landlock.h>
 #include <linux/mempolicy.h>
@@ -16,12 +18,20 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/sem.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
+#ifndef OPEN_TREE_CLONE
+#define OPEN_TREE_CLONE 1
+#endif
+#ifndef SYS_memfd_secret
+#define SYS_memfd_secret 447
+#endif
 #ifndef PR_SET_SYSCALL_USER_DISPATCH
 #define PR_SET_SYSCALL_USER_DISPATCH 59
 #define PR_SYS_DISPATCH_ON 1
@@ -49,7 +59,7 @@ static void say(const char *word)
 /* A kernel may be built or booted without. */
 static void must(long result, const char *what)
 {
-	if (result < 0 && (errno == ENOSYS || errno == EOPNOTSUPP)) {
+	if (result < 0 && (errno == ENOSYS || errno == EOPNOTSUPP || errno == EAFNOSUPPORT)) {
 		say("lacking");
 		for (;;)
 			pause();
@@ -108,6 +118,66 @@ static void make_segment(void)
 	must(syscall(SYS_modify_ldt, 1, &segment, sizeof(segment)), "modify_ldt");
 }
 
+/* A mount that is in no directory. */
+static void open_detached_mount(void)
+{
+	must(syscall(SYS_open_tree, AT_FDCWD, "/tmp", OPEN_TREE_CLONE), "open_tree");
+}
+
+static void open_file_in_detached_mount(void)
+{
+	int mount = (int)syscall(SYS_open_tree, AT_FDCWD, "/tmp", OPEN_TREE_CLONE);
+
+	must(mount, "open_tree");
+	must(openat(mount, ".", O_RDONLY | O_DIRECTORY), "openat");
+	close(mount);
+}
+
+static void make_secret_memory(bool keep_descriptor)
+{
+	int fd = (int)syscall(SYS_memfd_secret, 0);
+
+	must(fd, "memfd_secret");
+	must(ftruncate(fd, PAGE_BYTES), "ftruncate");
+	if (keep_descriptor)
+		return;
+	char *page = mmap(NULL, PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	page[0] = 1;
+	close(fd);
+}
+
+static void make_io_uring(void)
+{
+	struct io_uring_params parameters = {};
+
+	must(syscall(SYS_io_uring_setup, 4, &parameters), "io_uring_setup");
+}
+
+static bool make_descriptor(const char *name)
+{
+	if (!strcmp(name, "detached-mount"))
+		open_detached_mount();
+	else if (!strcmp(name, "file-in-detached-mount"))
+		open_file_in_detached_mount();
+	else if (!strcmp(name, "file-system-context"))
+		must(syscall(SYS_fsopen, "tmpfs", 0), "fsopen");
+	else if (!strcmp(name, "packet-socket"))
+		must(socket(AF_PACKET, SOCK_RAW, 0), "socket");
+	else if (!strcmp(name, "machine-socket"))
+		must(socket(AF_VSOCK, SOCK_STREAM, 0), "socket");
+	else if (!strcmp(name, "secret-memory"))
+		make_secret_memory(true);
+	else if (!strcmp(name, "secret-mapping"))
+		make_secret_memory(false);
+	else if (!strcmp(name, "io-uring"))
+		make_io_uring();
+	else if (!strcmp(name, "network-namespace"))
+		must(open("/proc/self/ns/net", O_RDONLY), "open");
+	else
+		return false;
+	return true;
+}
+
 static void make_state(const char *name)
 {
 	if (!strcmp(name, "thread-files"))
@@ -140,7 +210,7 @@ static void make_state(const char *name)
 		return;
 	else if (!strcmp(name, "segments"))
 		make_segment();
-	else
+	else if (!make_descriptor(name))
 		exit(2);
 }
 

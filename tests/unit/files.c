@@ -200,18 +200,19 @@ static void test_names(void **state)
 
 	fstat(fd, &stat);
 	snprintf(path, sizeof(path), "%s/odd (deleted)", world->directory);
-	assert_int_equal(file_name_find(&world->dump, &world->dump_task, path, &stat, &found, &name), 0);
+	assert_int_equal(file_name_find(&world->dump, &world->dump_task, fd, O_RDWR, path, &stat, &found, &name), 0);
 	assert_int_equal(found, FILE_NAME_GOOD);
 	assert_string_equal(name, path);
 	unlink("odd (deleted)");
 	fstat(fd, &stat);
 	strcat(path, " (deleted)");
-	assert_int_equal(file_name_find(&world->dump, &world->dump_task, path, &stat, &found, &name), 0);
+	assert_int_equal(file_name_find(&world->dump, &world->dump_task, fd, O_RDWR, path, &stat, &found, &name), 0);
 	assert_int_equal(found, FILE_NAME_GONE);
 	assert_string_equal(strrchr(name, '/'), "/odd (deleted)");
 	/* A path that leads elsewhere. */
 	stat.st_nlink = 1;
-	assert_int_equal(file_name_find(&world->dump, &world->dump_task, "/etc", &stat, &found, &name), -ENOENT);
+	assert_int_equal(file_name_find(&world->dump, &world->dump_task, fd, O_RDWR, "/etc", &stat, &found, &name),
+			 -ENOENT);
 	assert_string_equal(world->dump.failure.code, "file-hidden");
 }
 

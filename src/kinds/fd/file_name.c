@@ -48,16 +48,41 @@ static void remove_substitute(char *name)
 		*last = '\0';
 }
 
-int file_name_find(struct dump *dump, const struct dump_task *task, const char *link, const struct stat *stat,
-		   enum file_name_state *ret_state, char **ret_name)
+/* A mount has a line "36 35 98:0 …" in mountinfo while it is in some directory. */
+static bool is_in_no_directory(const struct dump_task *task, int fd)
+{
+	_cleanup_free_ char *mounts = NULL;
+	struct statx found;
+	char start[32];
+
+	if (statx(fd, "", AT_EMPTY_PATH, STATX_MNT_ID, &found) < 0 || !(found.stx_mask & STATX_MNT_ID) ||
+	    read_text_at(task->proc_dirfd, "mountinfo", &mounts, NULL) < 0)
+		return false;
+	snprintf(start, sizeof(start), "\n%llu ", (unsigned long long)found.stx_mnt_id);
+	return strncmp(mounts, start + 1, strlen(start + 1)) && !strstr(mounts, start);
+}
+
+static int refuse_detached(struct dump *dump)
+{
+	return fail(&dump->failure, EOPNOTSUPP, "file-detached-mount", NULL, "its owner must close it, or mount it",
+		    "it lies in a mount that is in no directory (open_tree, fsmount, or umount -l)");
+}
+
+int file_name_find(struct dump *dump, const struct dump_task *task, int fd, int flags, const char *link,
+		   const struct stat *stat, enum file_name_state *ret_state, char **ret_name)
 {
 	char *name = arena_strdup(&dump->arena, link);
 
+	/* The path may lead to the same file in another mount. Such mounts are held by descriptors of this kind. */
+	if ((flags & O_PATH) && is_in_no_directory(task, fd))
+		return refuse_detached(dump);
 	if (leads_to(task, link, stat)) {
 		*ret_state = FILE_NAME_GOOD;
 		*ret_name = name;
 		return 0;
 	}
+	if (!has_deleted_suffix(link) && stat->st_nlink && is_in_no_directory(task, fd))
+		return refuse_detached(dump);
 	if (!has_deleted_suffix(link) && stat->st_nlink)
 		return fail(&dump->failure, ENOENT, "file-hidden", NULL,
 			    "its owner must close it, or unmount what hides the path",

@@ -13,13 +13,15 @@ enum file_name_state {
 };
 
 /*
+ * @fd    of the open file, ours
+ * @flags it was opened with
  * @link  what /proc says: a path, followed by " (deleted)" if the name was removed
  * @stat  of the open file
  * *ret_name is in the arena: the path, without the suffix. Returns 0 or a failure without an object: a file that has a
  * name which cannot be known.
  */
-int file_name_find(struct dump *dump, const struct dump_task *task, const char *link, const struct stat *stat,
-		   enum file_name_state *ret_state, char **ret_name);
+int file_name_find(struct dump *dump, const struct dump_task *task, int fd, int flags, const char *link,
+		   const struct stat *stat, enum file_name_state *ret_state, char **ret_name);
 
 /*
  * A file of procfs: its name says of which process, and it can be opened again if that is in the tree.

@@ -26,6 +26,9 @@
 #include "kinds/fd/remap.h"
 
 #define MQUEUE_MAGIC 0x19800202
+#ifndef SECRETMEM_MAGIC
+#define SECRETMEM_MAGIC 0x5345434d
+#endif
 
 /* What open() takes from the recorded flags; the kernel shows more (__O_TMPFILE has no bit of its own). */
 #define FLAGS_TO_OPEN                                                                                                 \
@@ -81,8 +84,8 @@ static int check_device(struct dump *dump, const struct stat *stat, const char *
 		    S_ISCHR(stat->st_mode) ? "character" : "block", major(stat->st_rdev), minor(stat->st_rdev));
 }
 
-static int find_name(struct dump *dump, const struct dump_task *task, int fd, const struct stat *stat, const char *link,
-		     enum file_name_state *ret_state, char **ret_name)
+static int find_name(struct dump *dump, const struct dump_task *task, int fd, int flags, const struct stat *stat,
+		     const char *link, enum file_name_state *ret_state, char **ret_name)
 {
 	struct statfs filesystem;
 
@@ -96,8 +99,11 @@ static int find_name(struct dump *dump, const struct dump_task *task, int fd, co
 	case MQUEUE_MAGIC:
 		return fail(&dump->failure, EOPNOTSUPP, "fd-mqueue", NULL, "its owner must close it before the dump",
 			    "\"%s\" is a POSIX message queue, which cannot be checkpointed", link);
+	case SECRETMEM_MAGIC:
+		return fail(&dump->failure, EOPNOTSUPP, "fd-secretmem", NULL, "its owner must close it before the dump",
+			    "secret memory (memfd_secret) can be read by its owner only");
 	default:
-		return file_name_find(dump, task, link, stat, ret_state, ret_name);
+		return file_name_find(dump, task, fd, flags, link, stat, ret_state, ret_name);
 	}
 }
 
@@ -119,7 +125,7 @@ static int describe(struct dump *dump, const struct dump_task *task, int fd, con
 		    uint32_t id, RegFileEntry *entry)
 {
 	enum file_name_state state;
-	int error = find_name(dump, task, fd, stat, link, &state, &entry->name);
+	int error = find_name(dump, task, fd, (int)entry->flags, stat, link, &state, &entry->name);
 
 	if (error < 0)
 		return error;
@@ -147,9 +153,6 @@ static int regular_dump(struct dump *dump, const struct target_fd *target, FileE
 	mode_t type = target->stat.st_mode & S_IFMT;
 	RegFileEntry *reg = arena_message(&dump->arena, RegFileEntry, reg_file_entry);
 
-	if (!strncmp(target->link, "/secretmem", strlen("/secretmem")) && !target->stat.st_nlink)
-		return fail(&dump->failure, EOPNOTSUPP, "fd-secretmem", NULL, "its owner must close it before the dump",
-			    "secret memory (memfd_secret) can be read by its owner only");
 	if ((type == S_IFCHR || type == S_IFBLK) && !(target->flags & O_PATH)) {
 		int error = check_device(dump, &target->stat, target->link);
 		if (error < 0)

@@ -9,6 +9,11 @@
 #include "model/dump.h"
 #include "model/restore.h"
 
+/* What to do about an io_uring, seen as a descriptor or as a mapping. */
+#define IO_URING_HINT                                                                                          \
+	"start the program without io_uring (node: UV_USE_IO_URING=0, PostgreSQL: io_method=worker, MariaDB: " \
+	"innodb_use_native_aio=OFF)"
+
 /* vma_entry.status: facts of the format. */
 enum vma_status {
 	VMA_STATUS_REGULAR = 1 << 0,

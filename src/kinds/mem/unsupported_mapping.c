@@ -10,13 +10,14 @@ static const struct {
 	const char *what, *hint;
 } refused[] = {
 	{"/[aio]", 0, "an asynchronous I/O context (io_setup)", "its owner must call io_destroy before the dump"},
-	{"anon_inode:[io_uring]", 0, "an io_uring", "start the program without io_uring (UV_USE_IO_URING=0 for node)"},
+	{"anon_inode:[io_uring]", 0, "an io_uring", IO_URING_HINT},
 	{"anon_inode:", 0, "memory of an anonymous inode", "its owner must unmap it before the dump"},
 	{"/SYSV", 0, "System V shared memory", "it comes with containers (IPC namespaces)"},
-	{"/secretmem", 0, "secret memory (memfd_secret), which nobody but its owner can read",
+	{"/secretmem", 0, "secret memory (memfd_secret: only its owner can read it)",
 	 "its owner must unmap it before the dump"},
 	{"socket:", 0, "a socket's ring", "its owner must unmap it before the dump"},
 	{"/anon_hugepage", 0, "a mapping of huge pages (MAP_HUGETLB)", "use transparent huge pages"},
+	{"[uprobes]", 0, "code that is being traced (uprobes)", "stop tracing it: perf, bpftrace or systemtap"},
 	{"", MAPPING_HUGETLB, "a mapping of huge pages (hugetlbfs)", "use transparent huge pages"},
 	{"", MAPPING_SHADOW_STACK, "a shadow stack",
 	 "start the program without it (GLIBC_TUNABLES=glibc.cpu.x86_shstk=off)"},
