@@ -16,6 +16,9 @@ enum blob_step_flags {
 	BLOB_STEP_RESULT_OF = 1 << 8,
 };
 
+/* The result of a step that the tool waits for (program_wait()), before it is made. */
+#define BLOB_STEP_NOT_MADE INT64_MIN
+
 struct blob_step {
 	uint64_t number;
 	int64_t args[6];

@@ -534,15 +534,14 @@ static void write_stats(struct dump *dump)
 		log_warn("cannot write stats-dump: %s", failure.cause);
 }
 
-static int attempt(const struct dump_options *options, bool again, struct failure *failure, DumpStatsEntry *ret_stats,
+static int attempt(const struct dump_options *options, struct failure *failure, DumpStatsEntry *ret_stats,
 		   size_t *ret_blockers)
 {
 	struct dump dump = {.options = options,
 			    .images_dirfd = options->images_dirfd,
 			    .only_explain = options->explain,
 			    .last_pages_id = options->page_sink ? options->page_sink->last_pages_id : 0,
-			    .vm_flags = options->vm_flags,
-			    .closes_remnants = again};
+			    .vm_flags = options->vm_flags};
 	struct directory_listing before = {};
 	char scratch[64] = "";
 	int error = 0;
@@ -575,12 +574,11 @@ static int attempt(const struct dump_options *options, bool again, struct failur
 
 /*
  * What is different in the next attempt: a server under load is out of what it was in the middle of (a connection that
- * it has not accepted); what a killed criu has left is taken away first.
+ * it has not accepted); a thread that was in code of a killed criu has left it.
  */
 static bool is_worth_another(const struct failure *failure)
 {
-	return !strcmp(failure->code, "fd-tcp-in-flight") || !strcmp(failure->code, "inject-late") ||
-	       !strcmp(failure->code, "fd-remnant");
+	return !strcmp(failure->code, "fd-tcp-in-flight") || !strcmp(failure->code, "inject-late");
 }
 
 int dump_run(const struct dump_options *options, struct failure *failure, DumpStatsEntry *ret_stats,
@@ -593,7 +591,7 @@ int dump_run(const struct dump_options *options, struct failure *failure, DumpSt
 
 	block_termination(&previous);
 	for (int tries = 1;; tries++) {
-		error = attempt(options, tries > 1, failure, ret_stats, ret_blockers);
+		error = attempt(options, failure, ret_stats, ret_blockers);
 		if (!error || tries == ATTEMPTS || !is_worth_another(failure))
 			break;
 		log_info("%s; trying again", failure->cause);

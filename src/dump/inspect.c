@@ -38,7 +38,8 @@ static const uint64_t PATIENCE_NS = 1000000000, PATIENCE_PER_THREAD_NS = 2000000
 struct inspection {
 	struct program *program;
 	void **task_states, **thread_states; /* by row of task_kinds */
-	size_t first_fd_step, brk_step;
+	size_t first_fd_step, brk_step, tracker_step;
+	bool makes_tracker;
 };
 
 struct inspected_task {
@@ -144,25 +145,6 @@ static int remove_remnants(struct dump *dump, struct dump_task *task)
 	return error;
 }
 
-/* A killed criu may have left the descriptor that it was about to take. */
-static int close_tracker_remnants(struct dump *dump, struct dump_task *task)
-{
-	size_t kept = 0;
-	int error = 0;
-
-	for (size_t i = 0; i < task->fd_count && !error; i++) {
-		int64_t result;
-		if (tracker_is_remnant(task, task->fds[i].number))
-			error = injection_remote_call(&dump->failure, task->injection, SYS_close,
-						      (const int64_t[6]){task->fds[i].number}, &result);
-		else
-			task->fds[kept++] = task->fds[i];
-	}
-	if (!error)
-		task->fd_count = kept;
-	return error;
-}
-
 /* The leader's own questions: the end of the heap, and each descriptor's flag (a stat and a read less per file). */
 static void ask_leader(struct dump_task *task, struct inspection *inspection)
 {
@@ -191,6 +173,10 @@ static int compose(struct dump *dump, struct dump_thread *thread, struct inspect
 	}
 	if (leader)
 		ask_leader(thread->task, inspection);
+	/* Last: its descriptor is none of the task's. */
+	inspection->makes_tracker = leader && tracker_wants(dump, thread->task);
+	if (inspection->makes_tracker)
+		inspection->tracker_step = tracker_ask(inspection->program, patience_ns(dump));
 	return 0;
 }
 
@@ -205,10 +191,6 @@ static int begin_task(struct dump *dump, struct dump_task *task, uint64_t patien
 					       memory_policies_program_bytes(dump, task));
 	if (!error)
 		error = remove_remnants(dump, task);
-	if (!error && dump->closes_remnants)
-		error = close_tracker_remnants(dump, task);
-	if (!error && tracker_wants(dump, task))
-		error = tracker_adopt(dump, task);
 	if (!error && injection_begin_open(&dump->failure, task->injection) < 0)
 		error = fail_in(&dump->failure, "%s", dump_task_name(dump, task));
 	return error;
@@ -346,11 +328,25 @@ static int start_tree(struct dump *dump, struct inspected_task *tasks)
 	return error;
 }
 
+/* Those that wait for it go on. */
+static int adopt_trackers(struct dump *dump, const struct inspected_task *tasks)
+{
+	int error = 0;
+
+	for (size_t i = 0; i < dump->task_count && !error; i++)
+		if (dump->tasks[i]->injection && tasks[i].threads[0].makes_tracker)
+			error = tracker_adopt(dump, dump->tasks[i], tasks[i].threads[0].tracker_step);
+	interrupt_all(dump);
+	return error;
+}
+
 int inspect_tree(struct dump *dump)
 {
 	_cleanup_free_ struct inspected_task *tasks = xcalloc(dump->task_count, sizeof(*tasks));
 	int error = start_tree(dump, tasks);
 
+	if (!error && dump->options->tracker)
+		error = adopt_trackers(dump, tasks);
 	/* What was started is waited for in any case: no thread may be left in the middle of a program. */
 	for (size_t i = 0; i < dump->task_count; i++) {
 		struct dump_task *task = dump->tasks[i];
@@ -374,25 +370,62 @@ int inspect_tree(struct dump *dump)
 	return error;
 }
 
-int inject_trackers(struct dump *dump)
+/* For a pre-dump: what only makes a tracker in the leader. */
+struct tracker_run {
+	struct program *program;
+	size_t step;
+};
+
+static int start_tracker(struct dump *dump, struct dump_task *task, struct tracker_run *run)
+{
+	int error = open_task(dump, task);
+
+	if (error < 0)
+		return error;
+	run->program = injection_program(task->injection, 0);
+	run->step = tracker_ask(run->program, patience_ns(dump));
+	return injection_start(&dump->failure, task->injection, 0, run->program);
+}
+
+static int start_trackers(struct dump *dump, struct tracker_run *runs)
 {
 	int error = 0;
 
 	for (size_t i = 0; i < dump->task_count && !error; i++) {
 		struct dump_task *task = dump->tasks[i];
-		struct failure failure = {};
 		if (!tracker_wants(dump, task))
 			continue;
 		error = make_injection(dump, task, patience_ns(dump), 1, THREAD_BYTES);
-		if (!error)
-			error = tracker_adopt(dump, task);
-		int closed = injection_close(&failure, TAKE_POINTER(task->injection));
-		if (closed && !error) {
-			dump->failure = failure;
+		if (!error && injection_begin_open(&dump->failure, task->injection) < 0)
 			error = fail_in(&dump->failure, "%s", dump_task_name(dump, task));
-		}
 	}
+	interrupt_all(dump);
+	for (size_t i = 0; i < dump->task_count && !error; i++)
+		if (dump->tasks[i]->injection)
+			error = start_tracker(dump, dump->tasks[i], &runs[i]);
+	interrupt_all(dump);
+	for (size_t i = 0; i < dump->task_count && !error; i++)
+		if (dump->tasks[i]->injection)
+			error = tracker_adopt(dump, dump->tasks[i], runs[i].step);
+	interrupt_all(dump);
 	return error;
+}
+
+int inject_trackers(struct dump *dump)
+{
+	_cleanup_free_ struct tracker_run *runs = xcalloc(dump->task_count, sizeof(*runs));
+	int error = start_trackers(dump, runs);
+
+	for (size_t i = 0; i < dump->task_count; i++) {
+		struct failure failure = {};
+		if (runs[i].program && injection_wait(&failure, dump->tasks[i]->injection) && !error) {
+			dump->failure = failure;
+			error = fail_in(&dump->failure, "%s", dump_task_name(dump, dump->tasks[i]));
+		}
+		program_free(runs[i].program);
+	}
+	int released = release_injections(dump);
+	return error ? error : released;
 }
 
 int release_injections(struct dump *dump)

@@ -560,6 +560,51 @@ int injection_wait(struct failure *failure, struct injection *injection)
 	return result;
 }
 
+/* Returns 1 when the step is made and the program has not ended, 0 when it is still on its way, or -errno. */
+static int look_at_step(struct injection *injection, struct injection_slot *slot, size_t step)
+{
+	struct blob_run run;
+	int error = transfer(injection, slot, slot->running, &run, false);
+
+	if (error || run.state == BLOB_RUN_LEFT)
+		return was_late(injection, slot);
+	if (run.state == BLOB_RUN_ENDED) {
+		/* It stands, and is not waited for again. */
+		slot->on_its_way = false;
+		slot->running = NULL;
+		return -ETIME;
+	}
+	return program_result(slot->running, step) != BLOB_STEP_NOT_MADE;
+}
+
+int injection_wait_step(struct failure *failure, struct injection *injection, size_t index, size_t step,
+			int64_t *ret_result)
+{
+	struct injection_slot *slot = &injection->slots[index];
+	long pause_ns = FIRST_PAUSE_NS;
+
+	for (;;) {
+		int error = wait_stopped(slot);
+		int made = error ? error : look_at_step(injection, slot, step);
+		if (made < 0)
+			return fail_at(failure, injection, made, "lost a thread while a program ran in it");
+		if (made) {
+			*ret_result = program_result(slot->running, step);
+			return 0;
+		}
+		error = send_on(slot, &pause_ns);
+		if (error)
+			return fail_at(failure, injection, error, "cannot let a thread go on");
+	}
+}
+
+int injection_go_on(struct failure *failure, struct injection *injection, size_t index)
+{
+	int error = send_off(&injection->slots[index]);
+
+	return error ? fail_at(failure, injection, error, "cannot let a thread go on") : 0;
+}
+
 /*
  * If the tool dies now, the call is made all the same; what comes to lie there afterwards is not ours, so nothing may
  * be unmapped later.

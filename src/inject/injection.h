@@ -65,6 +65,14 @@ void injection_interrupt(struct injection *injection);
  * program that ended early.
  */
 int injection_wait(struct failure *failure, struct injection *injection);
+/*
+ * Waits until the program of thread @index has made @step, behind which it waits (program_wait()); the thread stands
+ * until injection_go_on(). Before injection_wait(). Returns 0 with the call's result, or a failure; then the program
+ * has gone on or ended without us.
+ */
+int injection_wait_step(struct failure *failure, struct injection *injection, size_t index, size_t step,
+			int64_t *ret_result);
+int injection_go_on(struct failure *failure, struct injection *injection, size_t index);
 /* Sends the leader to remove the mapping; injection_close() waits for that. Optional. */
 void injection_begin_close(struct injection *injection);
 /* Takes everything out of the process and frees the injection. Returns 0 or a failure. NULL is fine. */

@@ -2,6 +2,7 @@
 #include "inject/program.h"
 
 #include <string.h>
+#include <sys/syscall.h>
 
 #include "base/fd.h"
 
@@ -52,6 +53,19 @@ void program_expect(struct program *program, size_t step, int64_t expected)
 {
 	program->steps[step].flags |= BLOB_STEP_EXPECT;
 	program->steps[step].expected = expected;
+}
+
+void program_wait(struct program *program, uint64_t patience_ns)
+{
+	const uint64_t second_ns = 1000000000;
+	const struct blob_time patience = {(int64_t)(patience_ns / second_ns), (int64_t)(patience_ns % second_ns)};
+	remote_t until = program_copy(program, &patience, sizeof(patience));
+	remote_t no_signals = program_reserve(program, sizeof(uint64_t));
+
+	if (program->step_count)
+		program->steps[program->step_count - 1].result = BLOB_STEP_NOT_MADE;
+	PROGRAM_TRY(program, SYS_rt_sigtimedwait, (int64_t)no_signals.address, 0, (int64_t)until.address,
+		    sizeof(uint64_t));
 }
 
 void program_describe(struct program *program, const char *text)

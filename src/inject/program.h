@@ -36,6 +36,11 @@ size_t program_call(struct program *program, long number, const int64_t args[6],
 #define PROGRAM_TRY(program, number, ...) PROGRAM_CALL_FLAGS(program, BLOB_STEP_MAY_FAIL, number, __VA_ARGS__)
 /* The call at @step must return exactly @expected. */
 void program_expect(struct program *program, size_t step, int64_t expected);
+/*
+ * The program waits behind its last call for the tool, which takes its result while the thread stands
+ * (injection_wait_step()), and goes on without it after @patience_ns.
+ */
+void program_wait(struct program *program, uint64_t patience_ns);
 /* Names the object of the last call, for the failure line: "prctl(PR_SET_NAME)"; @text is a constant. */
 void program_describe(struct program *program, const char *text);
 

@@ -121,7 +121,6 @@ struct dump {
 	uint32_t next_object_id; /* for ids that only the images know (ghost files, memfd inodes …) */
 	bool files_released;     /* the kinds have undone what they changed outside */
 	bool network_locked;     /* some connection is locked: thaw and failure must unlock */
-	bool closes_remnants;    /* descriptors that a killed criu has left are looked for in every task */
 	bool only_explain;       /* nothing is written; blockers are reported through options->blocker */
 	size_t blocker_count;    /* that were reported */
 };

@@ -47,6 +47,16 @@ def test_killed_at_each_stage(running, directory):
     faults.unharmed(running, before, "after the next dump")
 
 
+@pytest.mark.parametrize("stage", ["injected", "inspecting", "inspected"])
+def test_killed_while_tracking_begins(running, directory, stage):
+    """The program has made a userfaultfd for criu, which is killed before it takes it: it closes it by itself."""
+    before = faults.state(running.host)
+    stages(running.host)
+    result = killed_dump(running, directory, "--track-mem", "--die-at", stage)
+    assert result.status == -9 or result.status == 137, f"stage {stage} was not reached: {result}"
+    after_the_kill(running, before, f"killed at stage {stage}")
+
+
 def test_killed_at_any_moment(running, directory):
     """Without knowing the stages: later and later by small steps, until the dump is faster than the kill."""
     before = faults.state(running.host)

@@ -10,6 +10,7 @@
 #include <linux/keyctl.h>
 #include <linux/landlock.h>
 #include <linux/mempolicy.h>
+#include <linux/userfaultfd.h>
 #include <pthread.h>
 #include <sched.h>
 #include <semaphore.h>
@@ -26,6 +27,9 @@
 #include <time.h>
 #include <unistd.h>
 
+#ifndef UFFD_USER_MODE_ONLY
+#define UFFD_USER_MODE_ONLY 1
+#endif
 #ifndef OPEN_TREE_CLONE
 #define OPEN_TREE_CLONE 1
 #endif
@@ -171,6 +175,8 @@ static bool make_descriptor(const char *name)
 		make_secret_memory(false);
 	else if (!strcmp(name, "io-uring"))
 		make_io_uring();
+	else if (!strcmp(name, "userfaultfd")) /* whose features were not asked for yet */
+		must(syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY), "userfaultfd");
 	else if (!strcmp(name, "network-namespace"))
 		must(open("/proc/self/ns/net", O_RDONLY), "open");
 	else

@@ -11,7 +11,6 @@
 
 #include "base/fd.h"
 #include "kinds/mem/mem_kind.h"
-#include "kinds/mem/track.h"
 
 #define CLOSE_IT "its owner must close it before the dump"
 
@@ -90,10 +89,6 @@ static bool unsupported_match(const struct target_fd *target)
 
 static int unsupported_dump(struct dump *dump, const struct target_fd *target, FileEntry *entry)
 {
-	/* Looked for only when one is met: a dump that fails so is tried again, and closes what it finds first. */
-	if (tracker_is_remnant(target->task, target->number))
-		return fail(&dump->failure, EAGAIN, "fd-remnant", NULL, "dump again",
-			    "it is a userfaultfd that a killed criu has left");
 	if (S_ISSOCK(target->stat.st_mode) && !(target->flags & O_PATH))
 		return refuse_socket(dump, target);
 	for (size_t i = 0; i < ARRAY_SIZE(known); i++)

@@ -250,21 +250,27 @@ static int take_descriptor(const struct dump_task *task, int number, int *ret_uf
 	return error;
 }
 
-int tracker_adopt(struct dump *dump, struct dump_task *task)
+size_t tracker_ask(struct program *program, uint64_t patience_ns)
 {
-	const int64_t make[6] = {O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY};
-	int64_t number, ignored;
+	size_t step = PROGRAM_TRY(program, SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY);
+
+	program_wait(program, patience_ns);
+	PROGRAM_CALL_FLAGS(program, BLOB_STEP_MAY_FAIL | BLOB_STEP_RESULT_OF, SYS_close, (int64_t)step);
+	return step;
+}
+
+int tracker_adopt(struct dump *dump, struct dump_task *task, size_t step)
+{
 	_cleanup_fd_ int uffd = -1;
-	int error = injection_remote_call(&dump->failure, task->injection, SYS_userfaultfd, make, &number);
+	int64_t number;
+	int error = injection_wait_step(&dump->failure, task->injection, 0, step, &number);
 
 	if (error < 0)
-		return error;
-	int taken = number < 0 ? number : take_descriptor(task, number, &uffd);
-	if (number >= 0)
-		error = injection_remote_call(&dump->failure, task->injection, SYS_close, (const int64_t[6]){number},
-					      &ignored);
+		return fail_in(&dump->failure, "%s", dump_task_name(dump, task));
+	int taken = number < 0 ? (int)number : take_descriptor(task, (int)number, &uffd);
+	error = injection_go_on(&dump->failure, task->injection, 0);
 	if (error < 0)
-		return error;
+		return fail_in(&dump->failure, "%s", dump_task_name(dump, task));
 	if (!taken)
 		taken = start_api(uffd);
 	if (taken < 0) {
@@ -274,23 +280,6 @@ int tracker_adopt(struct dump *dump, struct dump_task *task)
 	}
 	tracker_add(dump->options->tracker, &(struct tracked_mm){task->pid, task->start_time, TAKE_FD(uffd), NULL});
 	return 0;
-}
-
-/* Nobody but us has a userfaultfd whose features were never asked for. */
-bool tracker_is_remnant(const struct dump_task *task, int number)
-{
-	_cleanup_free_ char *link = NULL, *text = NULL;
-	unsigned api, features;
-	char path[32];
-
-	snprintf(path, sizeof(path), "fd/%d", number);
-	if (read_link_at(task->proc_dirfd, path, &link) < 0 || strcmp(link, "anon_inode:[userfaultfd]"))
-		return false;
-	snprintf(path, sizeof(path), "fdinfo/%d", number);
-	if (read_text_at(task->proc_dirfd, path, &text, NULL) < 0)
-		return false;
-	const char *field = proc_field(text, "API");
-	return field && sscanf(field, "%x:%x:", &api, &features) == 2 && !features;
 }
 
 static bool is_trackable(const VmaEntry *vma)

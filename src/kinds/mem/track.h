@@ -15,6 +15,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+#include "inject/program.h"
 #include "kinds/mem/page_regions.h"
 #include "model/dump.h"
 
@@ -63,12 +64,16 @@ void tracker_begin(struct dump *dump);
 /* True if the task has no userfaultfd of the tracker's yet. */
 bool tracker_wants(const struct dump *dump, const struct dump_task *task);
 /*
- * Makes the userfaultfd in the task, takes it over and closes it there. The task's injection is open. A task that may
- * not have one is dumped in full, with a warning. Returns 0 or a failure.
+ * The task's own part: adds calls to the end of its leader's program that make a userfaultfd, wait for criu to take it
+ * over, and close it in any case, so that a criu that is killed leaves none. Returns the step that tracker_adopt()
+ * needs.
  */
-int tracker_adopt(struct dump *dump, struct dump_task *task);
-/* True if descriptor @number of the task is what a killed criu has left of tracker_adopt(). */
-bool tracker_is_remnant(const struct dump_task *task, int number);
+size_t tracker_ask(struct program *program, uint64_t patience_ns);
+/*
+ * Takes the userfaultfd over from the task, whose leader runs the program, and lets it go on. A task that may not have
+ * one is dumped in full, with a warning. Returns 0 or a failure.
+ */
+int tracker_adopt(struct dump *dump, struct dump_task *task, size_t step);
 /*
  * Registers all mappings of the frozen task that may have private pages (task->mm says which they are) and starts the
  * tracking of new ones. @pagemap_fd is its /proc/PID/pagemap. Returns 1 if pages of the task can be trusted to tell, 0
