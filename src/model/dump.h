@@ -103,6 +103,7 @@ struct dump {
 	struct known_files *mapped_files;           /* look-ups of mapped files (kinds/mem/file.c) */
 	dev_t pipe_device;                          /* st_dev of every pipe(2) */
 	struct file_index *file_index;              /* finds the open file description of a descriptor (dump/files.c) */
+	struct option_defaults *option_defaults;    /* of fresh sockets (kinds/fd/option_table.c), in the arena */
 	void **kind_states;                         /* one pointer per row of fd_kinds, owned by the kind */
 	struct seccomp_filters *seccomp;            /* NULL = no task has one */
 	struct landlock_witnesses *landlock;        /* only while threads are inspected */

@@ -20,6 +20,7 @@
 
 #include "base/fd.h"
 #include "base/log.h"
+#include "kinds/fd/option_table.h"
 
 #ifndef SO_BUF_LOCK
 #define SO_BUF_LOCK 72
@@ -191,6 +192,8 @@ int socket_options_dump(struct dump *dump, int fd, SkOptsEntry **ret_options)
 		error = dump_bound_device(dump, fd, options);
 	if (!error)
 		error = dump_filter(dump, fd, options);
+	if (!error && !dump->options->format_plain)
+		error = option_table_dump(dump, fd, options);
 	if (!error)
 		*ret_options = options;
 	return error;
@@ -295,22 +298,34 @@ int socket_options_restore(struct restore *restore, int fd, const SkOptsEntry *o
 		return fail_errno(&restore->failure, errno, "socket-option", NULL,
 				  "make the network device before the restore",
 				  "cannot bind the socket to device \"%s\"", device);
-	return restore_filter(restore, fd, options);
+	error = option_table_restore(&restore->failure, fd, OPTION_LATE, options->n_more_options,
+				     options->more_options);
+	if (!error)
+		error = restore_filter(restore, fd, options);
+	return error ? error
+		     : option_table_restore(&restore->failure, fd, OPTION_LAST, options->n_more_options,
+					    options->more_options);
 }
 
-int socket_passcred_suspend(int fd)
-{
-	int off = 0, passcred;
+static const int credential_options[] = {SO_PASSCRED, OPTION_SO_PASSPIDFD};
 
-	if (get_int(fd, SOL_SOCKET, SO_PASSCRED, &passcred) < 0)
-		return -1;
-	if (passcred)
-		setsockopt(fd, SOL_SOCKET, SO_PASSCRED, &off, sizeof(off));
-	return passcred;
+unsigned socket_credentials_suspend(int fd)
+{
+	unsigned suspended = 0;
+	int value, off = 0;
+
+	for (size_t i = 0; i < ARRAY_SIZE(credential_options); i++)
+		if (get_int(fd, SOL_SOCKET, credential_options[i], &value) == 0 && value &&
+		    !setsockopt(fd, SOL_SOCKET, credential_options[i], &off, sizeof(off)))
+			suspended |= 1U << i;
+	return suspended;
 }
 
-void socket_passcred_resume(int fd, int passcred)
+void socket_credentials_resume(int fd, unsigned suspended)
 {
-	if (passcred > 0)
-		setsockopt(fd, SOL_SOCKET, SO_PASSCRED, &passcred, sizeof(passcred));
+	int on = 1;
+
+	for (size_t i = 0; i < ARRAY_SIZE(credential_options); i++)
+		if (suspended & 1U << i)
+			setsockopt(fd, SOL_SOCKET, credential_options[i], &on, sizeof(on));
 }

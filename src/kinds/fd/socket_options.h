@@ -22,9 +22,9 @@ int socket_options_dump(struct dump *dump, int fd, SkOptsEntry **ret_options);
 int socket_options_restore(struct restore *restore, int fd, const SkOptsEntry *options);
 
 /*
- * Sends with SO_PASSCRED can give a socket a name that the program never bound (autobind). Turns the option off and
- * returns what it was; -1 if the family does not have it.
+ * Who sends with SO_PASSCRED or SO_PASSPIDFD may get a name that the program never bound (autobind). Turns them off and
+ * returns which were on.
  */
-int socket_passcred_suspend(int fd);
-/* Gives back what socket_passcred_suspend() returned. */
-void socket_passcred_resume(int fd, int passcred);
+unsigned socket_credentials_suspend(int fd);
+/* Gives back what socket_credentials_suspend() returned. */
+void socket_credentials_resume(int fd, unsigned suspended);

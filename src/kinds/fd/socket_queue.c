@@ -586,7 +586,7 @@ struct socket_queue_room socket_queue_make_room(int fd)
 
 	getsockopt(fd, SOL_SOCKET, SO_SNDBUF, &room.size_bytes, &length);
 	getsockopt(fd, SOL_SOCKET, SO_BUF_LOCK, &room.lock, &length);
-	room.passcred = socket_passcred_suspend(fd);
+	room.credentials = socket_credentials_suspend(fd);
 	set_send_buffer(fd, INT_MAX / 4);
 	return room;
 }
@@ -597,7 +597,7 @@ void socket_queue_end_room(const struct socket_queue_room *room)
 	set_send_buffer(room->fd, room->size_bytes / 2);
 	if (room->lock >= 0)
 		setsockopt(room->fd, SOL_SOCKET, SO_BUF_LOCK, &room->lock, sizeof(room->lock));
-	socket_passcred_resume(room->fd, room->passcred);
+	socket_credentials_resume(room->fd, room->credentials);
 }
 
 int socket_queue_fill(struct restore *restore, struct socket_queues *queues, const struct socket_queue *queue, int fd)

@@ -59,7 +59,8 @@ int socket_queue_send(struct restore *restore, struct socket_queues *queues, con
 int socket_queue_fill(struct restore *restore, struct socket_queues *queues, const struct socket_queue *queue, int fd);
 /* The send buffer of a socket that lends itself to fill a queue. */
 struct socket_queue_room {
-	int fd, size_bytes, lock, passcred;
+	int fd, size_bytes, lock;
+	unsigned credentials;
 };
 /* Lets @fd send any amount without waiting for the reader. */
 struct socket_queue_room socket_queue_make_room(int fd);

@@ -183,13 +183,23 @@ static int queue_buffer(struct failure *failure, uint32_t length, uint8_t **ret_
 /* The bytes at the end of a queue: @length of them, without taking any away. @data is of queue_buffer(). */
 static int peek_queue(struct failure *failure, int fd, uint32_t length, uint8_t *data)
 {
-	ssize_t count = length ? recv(fd, data, (size_t)length + QUEUE_SLACK, MSG_PEEK | MSG_DONTWAIT) : 0;
+	const int from_start = -1;
+	int offset = -1;
+	socklen_t size = sizeof(offset);
 
+	if (!length)
+		return 0;
+	/* The program may have told the kernel where its next peek begins. */
+	if (getsockopt(fd, SOL_SOCKET, SO_PEEK_OFF, &offset, &size) == 0 && offset >= 0)
+		setsockopt(fd, SOL_SOCKET, SO_PEEK_OFF, &from_start, sizeof(from_start));
+	ssize_t count = recv(fd, data, (size_t)length + QUEUE_SLACK, MSG_PEEK | MSG_DONTWAIT);
+	int error = count < 0 ? errno : ENODATA;
+	if (offset >= 0)
+		setsockopt(fd, SOL_SOCKET, SO_PEEK_OFF, &offset, sizeof(offset));
 	if (count < length)
-		return fail_errno(failure, count < 0 ? errno : ENODATA, "tcp-read", NULL, NULL,
+		return fail_errno(failure, error, "tcp-read", NULL, NULL,
 				  "a queue gives %zd bytes where %u are expected", count, length);
-	if (length)
-		memmove(data, data + (count - length), length);
+	memmove(data, data + (count - length), length);
 	return 0;
 }
 

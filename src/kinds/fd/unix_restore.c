@@ -527,7 +527,7 @@ static int connect_by_name(struct restore *restore, struct unix_socket *socket, 
 {
 	_cleanup_fd_ int path_fd = -1;
 	char name[160];
-	int passcred = socket_passcred_suspend(fd);
+	unsigned credentials = socket_credentials_suspend(fd);
 	int error = open_file(restore, socket->peer, &path_fd);
 
 	if (error < 0)
@@ -536,7 +536,7 @@ static int connect_by_name(struct restore *restore, struct unix_socket *socket, 
 	if (fcntl(fd, F_SETFL, O_NONBLOCK) < 0)
 		return fail_errno(&restore->failure, errno, "unix-connect", NULL, NULL, "cannot set O_NONBLOCK");
 	int result = connect_as(restore, socket, fd, path_fd, socket->peer);
-	socket_passcred_resume(fd, passcred);
+	socket_credentials_resume(fd, credentials);
 	error = status_flags_restore(restore, fd, socket->entry->flags);
 	if (result < 0)
 		return fail_errno(&restore->failure, result, "unix-connect", NULL,
