@@ -32,6 +32,7 @@ STATES = {
     "secret-mapping": "secret memory (memfd_secret: only its owner can read it) cannot be checkpointed",
     "io-uring": "an io_uring cannot be checkpointed; start the program without io_uring (node: UV_USE_IO_URING=0",
     "network-namespace": "a network namespace cannot be checkpointed",
+    "traced": "it is being traced (uprobes)",
     "userfaultfd": "a userfaultfd cannot be checkpointed",
     "semaphore-undo": "that the kernel undoes when it ends (SEM_UNDO)",
 }

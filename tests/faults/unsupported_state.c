@@ -10,6 +10,7 @@
 #include <linux/keyctl.h>
 #include <linux/landlock.h>
 #include <linux/mempolicy.h>
+#include <linux/perf_event.h>
 #include <linux/userfaultfd.h>
 #include <pthread.h>
 #include <sched.h>
@@ -24,6 +25,7 @@
 #include <sys/sem.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -157,6 +159,72 @@ static void make_io_uring(void)
 	must(syscall(SYS_io_uring_setup, 4, &parameters), "io_uring_setup");
 }
 
+/* Never called: the breakpoint is only there. */
+static __attribute__((noinline, used)) int traced_function(int value)
+{
+	return value + 1;
+}
+
+/* Where the kernel finds a function in this program's file. */
+static unsigned long offset_in_file(const void *function)
+{
+	FILE *file = fopen("/proc/self/maps", "r");
+	unsigned long start, end, offset, result = 0;
+	char line[4096], rights[5];
+
+	while (file && !result && fgets(line, sizeof(line), file))
+		if (sscanf(line, "%lx-%lx %4s %lx", &start, &end, rights, &offset) == 4 &&
+		    start <= (unsigned long)function && (unsigned long)function < end)
+			result = offset + (unsigned long)function - start;
+	if (file)
+		fclose(file);
+	return result;
+}
+
+static int uprobe_type(void)
+{
+	FILE *file = fopen("/sys/bus/event_source/devices/uprobe/type", "r");
+	int type;
+
+	if (!file || fscanf(file, "%d", &type) != 1)
+		type = -1;
+	if (file)
+		fclose(file);
+	return type;
+}
+
+/* Somebody else traces this program's file: a process that is not in the tree. */
+static void be_traced(void)
+{
+	char path[4096] = "";
+	struct perf_event_attr event = {.size = sizeof(event), .config2 = offset_in_file(traced_function)};
+	int type = uprobe_type(), tracing[2];
+	char byte;
+
+	errno = type < 0 ? ENOSYS : errno;
+	must(type, "uprobe");
+	must(readlink("/proc/self/exe", path, sizeof(path) - 1), "readlink");
+	must(pipe(tracing), "pipe");
+	event.type = (unsigned)type;
+	event.config1 = (unsigned long)path;
+	if (!fork()) {
+		if (fork())
+			_exit(0);
+		setsid();
+		must(syscall(SYS_perf_event_open, &event, -1, 0, -1, 0), "perf_event_open");
+		must(write(tracing[1], "x", 1), "write");
+		close(tracing[0]);
+		close(tracing[1]);
+		for (;;)
+			pause();
+	}
+	while (wait(NULL) < 0)
+		;
+	must(read(tracing[0], &byte, 1), "read");
+	close(tracing[0]);
+	close(tracing[1]);
+}
+
 static bool make_descriptor(const char *name)
 {
 	if (!strcmp(name, "detached-mount"))
@@ -208,6 +276,8 @@ static void make_state(const char *name)
 		make_mapping_policy(MPOL_BIND);
 	else if (!strcmp(name, "mapping-policy-local"))
 		make_mapping_policy(MPOL_LOCAL);
+	else if (!strcmp(name, "traced"))
+		be_traced();
 	else if (!strcmp(name, "semaphore-undo"))
 		take_semaphore(SEM_UNDO);
 	else if (!strcmp(name, "semaphore")) /* this one can be dumped, … */

@@ -23,6 +23,7 @@
 #include "kinds/mem/memory.h"
 #include "kinds/mem/page_regions.h"
 #include "kinds/mem/page_runs.h"
+#include "kinds/mem/traced_code.h"
 #include "kinds/mem/track.h"
 
 enum {
@@ -446,6 +447,8 @@ int memory_scan(struct dump *dump)
 {
 	int error = memory_scan_tasks(dump);
 
+	if (!error)
+		error = traced_code_refuse(dump);
 	/* Pages that stay with their task cannot be told from elsewhere. */
 	return error || dump->options->lazy_pages ? error : page_share_find(dump);
 }
