@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """State that the images have no place for is refused with a line that names it, and the program runs on."""
 
+import shutil
 import subprocess
 
 import pytest
@@ -46,8 +47,8 @@ def semaphores():
     subprocess.run(["ipcrm", "-s", made], check=True)
 
 
-def start(host, state, semaphores):
-    process = host.start([PROGRAM, state], environment={"SEMAPHORES": semaphores})
+def start(host, state, semaphores="", program=PROGRAM):
+    process = host.start([program, state], environment={"SEMAPHORES": semaphores})
     process.wait_said("\n")
     if "lacking" in process.output():
         pytest.skip("this kernel has no such thing")
@@ -60,7 +61,9 @@ def test_state_is_refused(directory, state, semaphores):
     images = directory / "images"
     images.mkdir()
     with hosts.Host() as host:
-        process = start(host, state, semaphores)
+        # A file is traced in all processes of the machine that run it: this one is nobody else's.
+        program = shutil.copy(PROGRAM, directory / "program") if state == "traced" else PROGRAM
+        process = start(host, state, semaphores, program)
         before = faults.state(host)
         line = faults.one_clear_line(hosts.Criu(host).run("dump", process.pid, images))
         assert STATES[state] in line and f"task {process.pid}" in line, line
@@ -75,10 +78,10 @@ def test_mapping_policy_on_many_nodes(directory):
     (directory / "online").write_text("0-1\n")
     with hosts.Host() as host:
         host.check(["mount", "--bind", directory / "online", "/sys/devices/system/node/online"])
-        process = start(host, "mapping-policy", "")
+        process = start(host, "mapping-policy")
         line = faults.one_clear_line(hosts.Criu(host).run("dump", process.pid, images))
         assert STATES["mapping-policy"] in line and f"task {process.pid}" in line, line
-        process = start(host, "plain", "")
+        process = start(host, "plain")
         hosts.Criu(host).dump(process.pid, images)
 
 
