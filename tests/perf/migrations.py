@@ -55,16 +55,30 @@ def link_bytes_per_second(pair):
     return json.loads(result.output)["end"]["sum_received"]["bits_per_second"] / 8
 
 
+def floor_ms(bench, pair, mover, mib, here):
+    """Time to get as much memory from one process into fresh memory of another, and nothing else."""
+    output = bench.directory / "taken"
+    taker = pair.hosts[1 - here].start([mover, "take", moving.ADDRESSES[1 - here], 5300, mib], output=output)
+    hosts.wait_until(lambda: output.exists() and "ready" in output.read_text())
+    printed = pair.hosts[here].check([str(mover), "send", moving.ADDRESSES[1 - here], "5300", str(mib)]).output
+    taker.wait()
+    output.unlink()
+    return int(printed.split()[-1]) / 1e6
+
+
 def throughput(bench, workload, mib):
-    """Time to move the memory beside the time that the same link needs for as many bytes."""
+    """Time to move the memory beside the time that the same link needs for as many bytes, and beside what the kernel
+    takes to move as much memory."""
     if not shutil.which("iperf3"):
         return
-    times, limits = [], []
+    times, limits, floors = [], [], []
     with idle(bench, workload, mib) as (pair, pid):
         for number in range(bench.rounds // 2 * 2):
             limits.append(mib * MIB / link_bytes_per_second(pair) * 1000)
+            floors.append(floor_ms(bench, pair, workload.parent / "limits_move", mib, number % 2))
             times.append(move(pair, pid, number % 2, "--compress", "none")["total_us"] / 1000)
     bench.row(f"migrate {mib} MiB, against iperf3", "total time", times, statistics.median(limits) / 0.7)
+    bench.row(f"migrate {mib} MiB", "time/kernel alone", [statistics.median(times) / statistics.median(floors)], 1.5, "x")
 
 
 def redis(bench, mib):
