@@ -500,6 +500,12 @@ static int run(struct dump *dump)
 		dump->vm_flags = vm_flags_open();
 	if (!dump->options->pre_dump && stands_in_wait(dump->options->pid))
 		dump->restart_blocks = restart_blocks_open();
+	if (!dump->options->pre_dump)
+		error = semaphore_undo_prepare(dump);
+	if (!error && dump->options->steps && dump->options->steps->freezing)
+		dump->options->steps->freezing(dump->options->context);
+	if (error < 0)
+		return error;
 	uint64_t begin = clock_now_us();
 	error = freeze_tree(dump);
 	dump->stats.freezing_time = clock_now_us() - begin;

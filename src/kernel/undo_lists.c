@@ -15,7 +15,7 @@
  *	}
  *
  * A list is empty when its first element is its own head. The kernel takes an entry out when its semaphores are
- *removed.
+ * removed.
  */
 #include "kernel/undo_lists.h"
 

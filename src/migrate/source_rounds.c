@@ -244,7 +244,15 @@ static int on_written(void *context, struct dump *dump)
 	return migration->last ? keep_failure(migration, dump, hand_over(migration)) : 0;
 }
 
-static const struct dump_steps dump_steps = {.scanned = on_scanned, .written = on_written};
+/* The tree stands from here on, in the last round for good. */
+static void on_freezing(void *context)
+{
+	struct migration *migration = context;
+
+	migration->freeze_us = clock_now_us();
+}
+
+static const struct dump_steps dump_steps = {.freezing = on_freezing, .scanned = on_scanned, .written = on_written};
 
 /* One dump, whose pages go to the other side and whose small images stay in memory. */
 static int run_round(struct migration *migration, bool last)
@@ -425,7 +433,6 @@ int migration_copy(struct migration *migration)
 		return error;
 	if (migration->options->wire.bandwidth)
 		page_channel_set_bandwidth(migration->channel, 0);
-	migration->freeze_us = clock_now_us();
 	migration_reach(migration, "frozen");
 	uint64_t before = migration->sent.raw_bytes;
 	/* The tree must not stand for ever because the other side is there and says nothing. */

@@ -45,6 +45,8 @@ struct dump;
  * and lets the tree run on; NULL = nothing to do.
  */
 struct dump_steps {
+	/* Whatever could be done before is done: the next thing is to stop the tree. */
+	void (*freezing)(void *context);
 	/* The pages to write are known, none is written. */
 	int (*scanned)(void *context, struct dump *dump);
 	/* Everything is written. Unless the tree is to run on, it still stands, held by criu: if criu dies now, it runs

@@ -61,6 +61,17 @@ static int begin(struct dump *dump)
 	return 0;
 }
 
+int semaphore_undo_prepare(struct dump *dump)
+{
+	int error = begin(dump);
+	struct semaphore_undo *undo = dump->semaphore_undo;
+
+	if (!error && undo->without_list &&
+	    syscall(SYS_kcmp, dump->options->pid, undo->without_list, KCMP_SYSVSEM, 0, 0) != 0)
+		undo->lists = undo_lists_open();
+	return error;
+}
+
 void semaphore_undo_end(struct dump *dump)
 {
 	struct semaphore_undo *undo = TAKE_POINTER(dump->semaphore_undo);
