@@ -25,7 +25,7 @@ enum {
 	PAGE_BYTES = 4096,
 	STACK_BYTES = 1024,
 	ALL_BYTES = 4 * PAGE_BYTES, /* the code's page, then run, stack, data and steps */
-	NO_DESCRIPTOR = -1,
+	NO_DESCRIPTOR = INT_MAX,    /* not -1: poll(2) ignores that, and would wait for ever */
 };
 
 #define ADDRESS_SPACE_END 0x7ffffffff000ULL

@@ -94,6 +94,19 @@ def test_semaphores_without_undo(directory, semaphores):
         hosts.Criu(host).dump(process.pid, images)
 
 
+def test_criu_may_not_take_on_ids(directory):
+    """Then nobody can be found out to have a landlock domain: criu says so and goes on."""
+    images = directory / "images"
+    images.mkdir()
+    with hosts.Host() as host:
+        process = host.start(["setpriv", "--reuid", "12345", "--regid", "12346", "--clear-groups", PROGRAM, "plain"])
+        process.wait_said("ready\n")
+        result = host.run(["setpriv", "--bounding-set", "-setuid,-setgid", hosts.CRIU, "dump", "--leave-running",
+                           "-t", str(process.pid), "-D", images])
+        assert result.status == 0, result
+        assert "whether processes of user 12345, group 12346 have a landlock domain cannot be found out" in result.output
+
+
 def test_other_namespace_is_refused(directory):
     images = directory / "images"
     images.mkdir()
