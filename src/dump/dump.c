@@ -506,6 +506,8 @@ static int run(struct dump *dump)
 		dump->options->steps->freezing(dump->options->context);
 	if (error < 0)
 		return error;
+	if (!dump->options->pre_dump)
+		landlock_begin(dump);
 	uint64_t begin = clock_now_us();
 	error = freeze_tree(dump);
 	dump->stats.freezing_time = clock_now_us() - begin;

@@ -69,36 +69,59 @@ static struct landlock_witnesses *witnesses_of(struct dump *dump)
 	return dump->landlock;
 }
 
-static struct witness *find_witness(struct landlock_witnesses *witnesses, const struct thread_status *status)
+static struct witness *find_witness(struct landlock_witnesses *witnesses, uint32_t uid, uint32_t gid)
 {
 	for (size_t i = 0; i < witnesses->count; i++)
-		if (witnesses->items[i].uid == status->uids[0] && witnesses->items[i].gid == status->gids[0])
+		if (witnesses->items[i].uid == uid && witnesses->items[i].gid == gid)
 			return &witnesses->items[i];
 	return NULL;
 }
 
-static bool may_look_at_all(const struct thread_status *status)
+static bool may_look_at_all(uint64_t effective)
 {
-	return status->effective >> CAP_SYS_PTRACE & 1;
+	return effective >> CAP_SYS_PTRACE & 1;
+}
+
+/* Does nothing if there is one, or none is needed. */
+static void start_witness(struct landlock_witnesses *witnesses, uint32_t uid, uint32_t gid, uint64_t effective)
+{
+	struct witness witness = {.uid = uid, .gid = gid};
+
+	if (!witnesses->kernel_has_landlock || may_look_at_all(effective) || find_witness(witnesses, uid, gid))
+		return;
+	pid_t pid = bare_process_start(plan_witness, &witness);
+	witness.pid = pid > 0 ? pid : 0;
+	ARRAY_GROW(witnesses->items, witnesses->count, witnesses->capacity);
+	witnesses->items[witnesses->count++] = witness;
+}
+
+/* What it says may have changed when the tree stands: then another one is made. */
+void landlock_begin(struct dump *dump)
+{
+	_cleanup_free_ char *text = NULL;
+	char path[48];
+	unsigned uid, gid;
+	unsigned long effective;
+
+	snprintf(path, sizeof(path), "/proc/%d/status", dump->options->pid);
+	if (proc_read_text(AT_FDCWD, path, &text, NULL) < 0)
+		return;
+	const char *uids = proc_field(text, "Uid"), *gids = proc_field(text, "Gid"),
+		   *capabilities = proc_field(text, "CapEff");
+	if (uids && gids && capabilities && sscanf(uids, "%u", &uid) == 1 && sscanf(gids, "%u", &gid) == 1 &&
+	    sscanf(capabilities, "%lx", &effective) == 1)
+		start_witness(witnesses_of(dump), uid, gid, effective);
 }
 
 /* Started early: while it becomes what it shall be, the rest of the tree is looked at. */
 static int collect_thread(struct dump *dump, struct dump_thread *thread)
 {
-	struct landlock_witnesses *witnesses = witnesses_of(dump);
 	const struct thread_status *status;
-	int error = witnesses->kernel_has_landlock ? thread_status_get(dump, thread, &status) : 0;
+	int error = thread_status_get(dump, thread, &status);
 
-	if (error < 0 || !witnesses->kernel_has_landlock)
-		return error;
-	if (may_look_at_all(status) || find_witness(witnesses, status))
-		return 0;
-	struct witness witness = {.uid = status->uids[0], .gid = status->gids[0]};
-	pid_t pid = bare_process_start(plan_witness, &witness);
-	witness.pid = pid > 0 ? pid : 0;
-	ARRAY_GROW(witnesses->items, witnesses->count, witnesses->capacity);
-	witnesses->items[witnesses->count++] = witness;
-	return 0;
+	if (!error)
+		start_witness(witnesses_of(dump), status->uids[0], status->gids[0], status->effective);
+	return error;
 }
 
 /* Returns its pid, or 0: there is none. */
@@ -141,7 +164,9 @@ static int inspect_thread(struct dump *dump, struct dump_thread *thread, struct 
 	int error = thread_status_get(dump, thread, &status);
 	if (error < 0 || !witnesses->kernel_has_landlock)
 		return error;
-	pid_t witness = may_look_at_all(status) ? witnesses->criu : wait_for_witness(find_witness(witnesses, status));
+	pid_t witness = may_look_at_all(status->effective)
+				? witnesses->criu
+				: wait_for_witness(find_witness(witnesses, status->uids[0], status->gids[0]));
 	if (!witness)
 		return 0;
 	remote_t head = program_reserve(program, sizeof(uint64_t)), length = program_reserve(program, sizeof(uint64_t));
