@@ -251,6 +251,15 @@ static int walk(int argc, char **argv, struct options *options, const struct get
 	return 0;
 }
 
+/* What follows a word that is wrong is not parsed, but a program that asked for events must get its failure as one. */
+static bool has_json_word(int argc, char **argv)
+{
+	for (int i = 1; i < argc && strcmp(argv[i], "--"); i++)
+		if (!strcmp(argv[i], "--json"))
+			return true;
+	return false;
+}
+
 int options_parse(int argc, char **argv, struct options *ret_options, struct failure *failure)
 {
 	__attribute__((cleanup(free_tables))) struct getopt_tables tables = {};
@@ -260,7 +269,7 @@ int options_parse(int argc, char **argv, struct options *ret_options, struct fai
 	options_init(ret_options);
 	options_init(&first);
 	int r = walk(argc, argv, &first, &tables, 0, failure);
-	ret_options->json = first.json;
+	ret_options->json = first.json || (r < 0 && has_json_word(argc, argv));
 	if (r < 0)
 		return r;
 	const struct verb *verb = first.verb ? verb_find(first.verb) : NULL;

@@ -4,6 +4,7 @@
 #include <jansson.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -44,6 +45,14 @@ void report_event(const char *name, const char *format, ...)
 	json_decref(event);
 }
 
+/* https://no-color.org, and terminals that would show the sequence as text. */
+static bool wants_color(void)
+{
+	const char *no_color = getenv("NO_COLOR"), *terminal = getenv("TERM");
+
+	return isatty(STDERR_FILENO) && !(no_color && *no_color) && !(terminal && !strcmp(terminal, "dumb"));
+}
+
 void report_failure(const struct failure *failure, bool json)
 {
 	char line[1024];
@@ -57,7 +66,7 @@ void report_failure(const struct failure *failure, bool json)
 		log_error("%s", line);
 	if (json)
 		return;
-	if (isatty(STDERR_FILENO))
+	if (wants_color())
 		fprintf(stderr, "\033[31mcriu: %s\033[0m\n", line);
 	else
 		fprintf(stderr, "criu: %s\n", line);

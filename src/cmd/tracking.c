@@ -146,5 +146,9 @@ int tracking_close(struct command *command, struct tracking *tracking, int resul
 
 int verb_dedup(struct command *command)
 {
-	return free_replaced(command, false);
+	int error = free_replaced(command, false);
+
+	if (!error && command->options->json)
+		report_event("done", NULL);
+	return error;
 }

@@ -34,7 +34,7 @@ const struct verb verbs[] = {
 	{"version", 0, VERB_IMAGES_NONE, false, verb_version, NULL, "", "print the version"},
 	{"help", 0, VERB_IMAGES_NONE, false, verb_help, NULL, "[COMMAND]", "print help"},
 
-	{"cpuinfo", 0, VERB_IMAGES_NONE, false, NULL, "migration", "", "compare processors of two machines"},
+	{"cpuinfo", 0, VERB_IMAGES_NONE, false, NULL, "a later one", "", "compare processors of two machines"},
 	{"service", VERB_SERVICE, VERB_IMAGES_NONE, false, NULL, "the RPC service", "", "serve requests on a socket"},
 	{"swrk", VERB_SERVICE, VERB_IMAGES_NONE, false, NULL, "the RPC service", "", "serve one caller's requests"},
 };

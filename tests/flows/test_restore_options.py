@@ -129,3 +129,17 @@ def test_events_and_statistics(host, directory, dumped):
     result = restore(host, dumped, directory, "-d", "--display-stats")
     pages = next(line for line in result.output.splitlines() if line.startswith("Pages restored:"))
     assert int(pages.split()[-1]) == stats["pages_restored"], result
+
+
+def test_events_of_a_wrong_command_line(host):
+    """Whoever asked for events gets the failure as one, wherever the word stands."""
+    for words in ("dump -t abc --json", "dump --bogus --json", "--json dump"):
+        result = host.run([hosts.CRIU, *words.split()])
+        assert result.status == 1, result
+        assert json.loads(result.output)["event"] == "failure", result
+
+
+def test_dedup_tells_its_end(host, directory):
+    (directory / "none").mkdir()
+    result = host.run([hosts.CRIU, "dedup", "-D", directory / "none", "--json"])
+    assert result.status == 0 and json.loads(result.output) == {"event": "done"}, result

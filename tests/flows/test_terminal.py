@@ -124,3 +124,23 @@ def test_terminal_outside_is_refused(directory, terminals):
         assert result.status == 1 and "--shell-job" in result.output, result
         terminal.type("still here\n")
         terminal.expect("got: still here")
+
+
+def on_terminal(host, terminal, words, **environment):
+    """What criu writes to a terminal."""
+    settings = " ".join(f"{name}={value}" for name, value in environment.items())
+    process = host.start(None, shell=f"--ctty sh -c 'env -u NO_COLOR TERM=xterm {settings} {hosts.CRIU} {words}; echo end'",
+                         stdin=terminal.path, output=terminal.path)
+    lines = []
+    while not lines or lines[-1].strip() != "end":
+        lines.append(terminal.lines.line(hosts.COMMAND_SECONDS))
+    process.wait()
+    return "".join(lines)
+
+
+def test_colors_are_left_out_if_asked(terminals):
+    terminal = terminals()
+    with hosts.Host(terminals=False) as host:
+        assert "\033[31m" in on_terminal(host, terminal, "dump")
+        assert "\033" not in on_terminal(host, terminal, "dump", NO_COLOR="1")
+        assert "\033" not in on_terminal(host, terminal, "dump", TERM="dumb")

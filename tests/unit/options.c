@@ -166,10 +166,20 @@ static void test_json_is_known_after_failure(void **state)
 {
 	struct parsed parsed;
 
-	parse(&parsed, "dump --json --bogus");
-	assert_int_equal(parsed.result, -EINVAL);
-	assert_true(parsed.options.json);
-	finish(&parsed);
+	static const struct {
+		const char *line;
+		bool json;
+	} cases[] = {
+		{"dump --json --bogus", true},     {"dump --bogus --json", true}, {"dump -t abc --json", true},
+		{"dump --bogus -- --json", false}, {"dump --bogus", false},
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		parse(&parsed, cases[i].line);
+		assert_int_equal(parsed.result, -EINVAL);
+		assert_int_equal(parsed.options.json, cases[i].json);
+		finish(&parsed);
+	}
 }
 
 /* The long names and letters of CRIU 4.2; '+' = has a --no- form, ':' = takes a value, '?' = may take one. */
