@@ -95,7 +95,7 @@ int dump_check_pid(pid_t pid, struct failure *failure)
 	return 0;
 }
 
-/* ---- nothing new stays in the images directory after a failure ---- */
+/* ---- nothing old stays in the images directory, and nothing new after a failure ---- */
 
 struct directory_listing {
 	char **names;
@@ -141,6 +141,41 @@ static void remove_new_images(int dirfd, const struct directory_listing *before)
 			unlinkat(dirfd, now.names[i], 0);
 	}
 	free_listing(&now);
+}
+
+/* Memory that goes elsewhere may be in here already: the page server may have been given the same directory. */
+static bool is_of_this_dump(const struct dump *dump, enum image_kind kind)
+{
+	return dump->options->page_sink &&
+	       (kind == IMAGE_PAGES || kind == IMAGE_PAGEMAP || kind == IMAGE_SHMEM_PAGEMAP);
+}
+
+/*
+ * Many images exist only if there is something to put into them. One that an earlier dump left would be taken for a
+ * part of this one: its deleted files would become programs of this tree. @before forgets what is removed.
+ */
+static int remove_old_images(struct dump *dump, struct directory_listing *before)
+{
+	enum image_kind kind;
+
+	/* First, so that a kill in between leaves nothing that a restore would take. */
+	if (unlinkat(dump->images_dirfd, "inventory.img", 0) < 0 && errno != ENOENT)
+		return fail_errno(&dump->failure, errno, "image-old", "inventory.img", "choose another --images-dir",
+				  "cannot remove this image of an earlier dump");
+	for (size_t i = 0; i < before->count;) {
+		char *name = before->names[i];
+
+		if (image_kind_of_name(name, &kind) < 0 || is_of_this_dump(dump, kind)) {
+			i++;
+			continue;
+		}
+		if (unlinkat(dump->images_dirfd, name, 0) < 0 && errno != ENOENT)
+			return fail_errno(&dump->failure, errno, "image-old", name, "choose another --images-dir",
+					  "cannot remove this image of an earlier dump");
+		free(name);
+		before->names[i] = before->names[--before->count];
+	}
+	return 0;
 }
 
 /* ---- the stages ---- */
@@ -484,7 +519,7 @@ static bool stands_in_wait(pid_t root)
 	return number && (number == SYS_restart_syscall || restart_blocks_knows(number));
 }
 
-static int run(struct dump *dump)
+static int run(struct dump *dump, struct directory_listing *before)
 {
 	dump_stage(dump, "start");
 	int error = dump_check_pid(dump->options->pid, &dump->failure);
@@ -492,10 +527,10 @@ static int run(struct dump *dump)
 		error = make_run_id(dump);
 	if (!error && !dump->only_explain)
 		error = action_scripts_run(dump->options->scripts, "pre-dump", dump->options->pid, &dump->failure);
+	if (!error && !dump->only_explain)
+		error = remove_old_images(dump, before);
 	if (error < 0)
 		return error;
-	if (!dump->only_explain)
-		unlinkat(dump->images_dirfd, "inventory.img", 0);
 	if (!dump->vm_flags && has_much_memory(dump->options->pid))
 		dump->vm_flags = vm_flags_open();
 	if (!dump->options->pre_dump && stands_in_wait(dump->options->pid))
@@ -560,7 +595,7 @@ static int attempt(const struct dump_options *options, struct failure *failure, 
 	else
 		list_directory(dump.images_dirfd, &before);
 	if (!error)
-		error = run(&dump);
+		error = run(&dump, &before);
 	if (options->explain)
 		remove_scratch_directory(&dump, scratch);
 	else if (error < 0)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Dumps that cannot work: the answer is one clear line and status 1, and the program does not notice."""
 import os
+import shutil
 
 import pytest
 
@@ -168,3 +169,25 @@ def test_programs_that_cannot_be_dumped_run_on(directory):
         assert process.pid in host.pids()
         result = host.run([str(hosts.CRIU), "explain", "--tree", str(process.pid)])
         assert "fd 3" in result.output, result
+
+
+def test_images_of_an_earlier_dump_take_no_part(directory):
+    """The first program is deleted, so its images have a file more than those of the second in the same directory."""
+    images = directory / "images"
+    images.mkdir()
+    (images / "notes.txt").write_text("of the user")
+    with hosts.Host() as host:
+        criu = hosts.Criu(host)
+        for name in ("first", "second"):
+            shutil.copy("/bin/sleep", directory / name)
+            process = host.start([directory / name, "1000"], cwd=directory)
+            exe = host.proc / str(process.pid) / "exe"
+            hosts.wait_until(lambda: os.readlink(exe) == str(directory / name), explain=lambda: os.readlink(exe))
+            if name == "first":
+                (directory / name).unlink()
+            criu.dump(process.pid, images)
+            host.wait_empty()
+        assert not (images / "remap-fpath.img").exists() and not list(images.glob("ghost-file-*.img"))
+        assert (images / "notes.txt").exists()
+        criu.restore(process.pid, images)
+        assert os.readlink(exe) == str(directory / "second")
