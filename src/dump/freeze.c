@@ -366,6 +366,27 @@ static void on_timeout(int signal)
 {
 }
 
+/*
+ * A wait for a thread that never stops ends when the time is over: the handler is without SA_RESTART. It comes again
+ * and again, as the first signal may fall between two waits.
+ */
+static void begin_timeout(unsigned seconds, struct sigaction *ret_previous)
+{
+	const struct sigaction action = {.sa_handler = on_timeout};
+	const struct itimerval timer = {.it_value.tv_sec = seconds, .it_interval.tv_usec = 10 * 1000};
+
+	sigaction(SIGALRM, &action, ret_previous);
+	setitimer(ITIMER_REAL, &timer, NULL);
+}
+
+static void end_timeout(const struct sigaction *previous)
+{
+	const struct itimerval none = {};
+
+	setitimer(ITIMER_REAL, &none, NULL);
+	sigaction(SIGALRM, previous, NULL);
+}
+
 static int freeze_all(struct dump *dump)
 {
 	size_t begin = 0;
@@ -394,32 +415,55 @@ static int freeze_all(struct dump *dump)
 
 int freeze_tree(struct dump *dump)
 {
-	/* Without SA_RESTART: a wait for a thread that never stops ends when the alarm comes. */
-	struct sigaction action = {.sa_handler = on_timeout}, previous;
+	struct sigaction previous;
 
-	sigaction(SIGALRM, &action, &previous);
-	alarm(dump->options->timeout_seconds);
+	begin_timeout(dump->options->timeout_seconds, &previous);
 	int error = freeze_all(dump);
-	alarm(0);
-	sigaction(SIGALRM, &previous, NULL);
+	end_timeout(&previous);
 	if (error < 0)
 		thaw_tree(dump);
 	return error;
 }
 
-void thaw_tree(struct dump *dump)
+/*
+ * Threads that were still on their way to the stop when the freeze failed, and cannot be detached before they are
+ * there. One that hangs in the kernel may never be: it is left as it is, and the end of criu lets it go.
+ */
+static void detach_late(struct dump *dump)
 {
+	enum { PATIENCE_SECONDS = 1 };
+	struct sigaction previous;
+	int signal;
+
+	begin_timeout(PATIENCE_SECONDS, &previous);
 	for (size_t i = 0; i < dump->task_count; i++)
 		for (size_t t = 0; t < dump->tasks[i]->thread_count; t++) {
 			struct dump_thread *thread = &dump->tasks[i]->threads[t];
-			if (thread->seized && ptrace(PTRACE_DETACH, thread->tid, 0, 0) < 0 && errno == ESRCH) {
-				/* Still on its way to the stop (the freeze failed): wait for it, then let it go. */
-				int signal;
-				if (thread_wait_interrupted(thread->tid, &signal) != THREAD_STOP_GONE)
-					ptrace(PTRACE_DETACH, thread->tid, 0, 0);
-			}
+			if (!thread->seized)
+				continue;
+			int stop = thread_wait_interrupted(thread->tid, &signal);
+			if (stop >= 0 && stop != THREAD_STOP_GONE)
+				ptrace(PTRACE_DETACH, thread->tid, 0, 0);
 			thread->seized = false;
 		}
+	end_timeout(&previous);
+}
+
+void thaw_tree(struct dump *dump)
+{
+	bool late = false;
+
+	/* Those that stand go at once, whatever becomes of the others. */
+	for (size_t i = 0; i < dump->task_count; i++)
+		for (size_t t = 0; t < dump->tasks[i]->thread_count; t++) {
+			struct dump_thread *thread = &dump->tasks[i]->threads[t];
+			if (!thread->seized)
+				continue;
+			thread->seized = ptrace(PTRACE_DETACH, thread->tid, 0, 0) < 0 && errno == ESRCH;
+			late |= thread->seized;
+		}
+	if (late)
+		detach_late(dump);
 	for (size_t i = 0; i < dump->task_count; i++)
 		for (size_t t = 0; t < dump->tasks[i]->thread_count; t++)
 			if (dump->tasks[i]->threads[t].stop_signal)

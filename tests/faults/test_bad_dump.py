@@ -191,3 +191,23 @@ def test_images_of_an_earlier_dump_take_no_part(directory):
         assert (images / "notes.txt").exists()
         criu.restore(process.pid, images)
         assert os.readlink(exe) == str(directory / "second")
+
+
+def test_thread_that_cannot_be_stopped(directory):
+    """A vfork whose child goes on hangs in the kernel: criu gives up in time, and lets go of what it has stopped."""
+    images, source = directory / "images", directory / "in"
+    images.mkdir()
+    os.mkfifo(source)
+    keep = os.open(source, os.O_RDWR)
+    with hosts.Host() as host:
+        process = host.start([hosts.BUILD / "tests" / "faults" / "vfork_parent"], stdin=source)
+        process.wait_said("ready")
+        tasks = host.proc / str(process.pid) / "task"
+        hosts.wait_until(lambda: any("State:\tD" in (task / "status").read_text() for task in tasks.iterdir()),
+                         explain=lambda: "no thread is in vfork")
+        line = faults.one_clear_line(hosts.Criu(host).run("dump", process.pid, images, "--timeout", "1", seconds=30))
+        assert "did not stop in 1 seconds" in line, line
+        assert all("TracerPid:\t0" in (task / "status").read_text() for task in tasks.iterdir())
+        host.kill(process.pid, hosts.signal.SIGUSR1)
+        process.wait_said("alive")
+    os.close(keep)
