@@ -6,8 +6,8 @@ extern const struct task_kind core_entries_kind, unsupported_state_kind, time_na
 	personality_kind, proc_values_kind, robust_list_kind, tid_address_kind, sigaltstack_kind, rseq_kind,
 	membarrier_kind, thp_disable_kind, sched_kind, no_new_privs_kind, seccomp_kind, creds_kind, pdeath_signal_kind,
 	child_subreaper_kind, sigaction_kind, itimers_kind, posix_timers_kind, pending_kind, rlimits_kind,
-	dumpable_kind, file_lock_kind, address_space_kind, thread_settings_kind, keyrings_kind, landlock_kind, memory_policies_kind,
-	semaphore_undo_kind;
+	dumpable_kind, file_lock_kind, address_space_kind, thread_settings_kind, keyrings_kind, landlock_kind,
+	memory_policies_kind, semaphore_undo_kind;
 
 const struct task_kind *const task_kinds[] = {
 	/* Checks what all others rely on. */
