@@ -3,7 +3,8 @@
 relay.py LISTEN_HOST:PORT TO_HOST:PORT [DELAY_MS BYTES_PER_SECOND]
 
 Reads commands from standard input, one a line: `cut` (resets all connections and refuses new ones), `mend` (takes new ones
-again), `hold` and `go` (nothing passes, everything passes again), `spoil` (one byte of the next piece is another).
+again), `hold` and `go` (nothing passes, everything passes again), `spoil` (one byte of the next piece is another),
+`cut-last` (resets the newest connection only).
 Says `listening`, `connected` for each connection, and `done` after each command.
 """
 import select
@@ -90,6 +91,12 @@ class Relay:
             for one in self.pairs:
                 self.reset(one)
             self.pairs.clear()
+        elif word == "cut-last":
+            newest = next(reversed(self.pairs))
+            other = self.pairs[newest]
+            for one in (newest, other):
+                del self.pairs[one]
+                self.reset(one)
         elif word == "mend":
             self.refuse = self.held = False
         elif word in ("hold", "go"):

@@ -216,6 +216,7 @@ static int migrate(struct command *command)
 		.timeout_seconds = options->timeout_seconds == TIMEOUT_DEFAULT ? DEFAULT_TIMEOUT_SECONDS
 									       : options->timeout_seconds,
 		.at_timeout = (enum migrate_at_timeout)options->at_timeout,
+		.link_timeout_seconds = options->link_timeout_seconds,
 		.throttle = options->throttle,
 		.post_copy = options->post_copy,
 		.addresses = addresses,

@@ -241,6 +241,16 @@ OPTION_STORE(milliseconds)
 	return 0;
 }
 
+OPTION_STORE(link_seconds)
+{
+	uint64_t number;
+
+	if (parse_number(value, 3600, &number) < 0 || !number)
+		return bad_value(row, value, "give whole seconds, from 1 to 3600", failure);
+	*(unsigned *)field = (unsigned)number;
+	return 0;
+}
+
 OPTION_STORE(connections)
 {
 	uint64_t number;

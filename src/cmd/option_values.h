@@ -20,6 +20,7 @@ OPTION_STORE(port);          /* unsigned */
 OPTION_STORE(descriptor);    /* int */
 OPTION_STORE(network_lock);  /* enum network_lock_method */
 OPTION_STORE(milliseconds);  /* unsigned */
+OPTION_STORE(link_seconds);  /* unsigned */
 OPTION_STORE(connections);   /* unsigned */
 OPTION_STORE(at_timeout);    /* enum migrate_at_timeout */
 OPTION_STORE(compress);      /* int, enum compress_mode */

@@ -8,6 +8,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
@@ -166,9 +167,24 @@ static void close_descriptors(const struct options *options)
 	}
 }
 
+/*
+ * As many descriptors as the system lets us have: there are some of each process of the tree, and at its restore all of
+ * a process's own beside them. What is restored has the limits of its images.
+ */
+static void raise_descriptor_limit(void)
+{
+	struct rlimit limit;
+
+	if (!getrlimit(RLIMIT_NOFILE, &limit)) {
+		limit.rlim_cur = limit.rlim_max;
+		setrlimit(RLIMIT_NOFILE, &limit);
+	}
+}
+
 int command_setup(struct command *command)
 {
 	close_descriptors(command->options);
+	raise_descriptor_limit();
 	int r = open_images(command);
 
 	if (r < 0 || (r = open_work(command)) < 0 || (r = open_log(command)) < 0)

@@ -182,6 +182,22 @@ const char *proc_field(const char *text, const char *name)
 	return NULL;
 }
 
+static uint64_t meminfo_bytes(const char *text, const char *name)
+{
+	const char *value = proc_field(text, name);
+
+	return value ? strtoull(value, NULL, 10) << 10 : 0;
+}
+
+uint64_t proc_free_memory_bytes(void)
+{
+	_cleanup_free_ char *text = NULL;
+
+	if (proc_read_text(AT_FDCWD, "/proc/meminfo", &text, NULL) < 0)
+		return UINT64_MAX;
+	return meminfo_bytes(text, "MemAvailable") + meminfo_bytes(text, "SwapFree");
+}
+
 char proc_await_stop(pid_t pid, pid_t tid)
 {
 	enum { TRIES = 400, PAUSE_NS = 250 * 1000 };

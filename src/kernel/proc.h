@@ -41,6 +41,8 @@ char proc_await_stop(pid_t pid, pid_t tid);
 int proc_list_numbers(int proc_dirfd, const char *path, int **ret_numbers, size_t *ret_count);
 /* Appends the children of one thread to *children. Returns 0 or -errno. */
 int proc_read_children(int proc_dirfd, pid_t tid, pid_t **children, size_t *count, size_t *capacity);
+/* Memory and swap that the machine has left for new pages (/proc/meminfo); UINT64_MAX = that cannot be told. */
+uint64_t proc_free_memory_bytes(void);
 /*
  * The value of a "Name:\tvalue" line in the text of a status or fdinfo file; NULL if there is none. The pointer is
  * into @text, behind the blanks.

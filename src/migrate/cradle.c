@@ -5,6 +5,7 @@
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -14,6 +15,7 @@
 
 #include "base/fd.h"
 #include "base/log.h"
+#include "kernel/proc.h"
 #include "migrate/fetch.h"
 #include "migrate/page_stores.h"
 #include "migrate/stream.h"
@@ -55,6 +57,8 @@ static int tell(int fd, const void *data, size_t size)
 
 /* ---- in the cradle ---- */
 
+enum { LOOK_AT_MEMORY_BYTES = 32 << 20 };
+
 struct nursery {
 	const struct cradle_options *options;
 	int socket_fd;
@@ -62,6 +66,7 @@ struct nursery {
 	pthread_rwlock_t preload_lock;
 	struct page_stores *stores;
 	struct page_receiver *receiver;
+	_Atomic uint64_t placed_bytes; /* since the memory that is left was looked at */
 };
 
 static void answer(const struct nursery *nursery, const struct failure *failure)
@@ -89,6 +94,23 @@ static int place(void *context, uint32_t space_kind, uint32_t space_id, uint64_t
 	struct nursery *nursery = context;
 
 	return page_stores_buffer(nursery->stores, failure, ret_memory);
+}
+
+/*
+ * Called before so many bytes take memory. A tree that has grown since the preflight, or a source that lies, must end
+ * the migration, and not whatever else lives on this machine.
+ */
+static int check_memory(struct nursery *nursery, uint64_t bytes, struct failure *failure)
+{
+	enum { MEMORY_LEFT_BYTES = 64 << 20 };
+
+	if (atomic_fetch_add(&nursery->placed_bytes, bytes) + bytes < LOOK_AT_MEMORY_BYTES)
+		return 0;
+	atomic_store(&nursery->placed_bytes, 0);
+	return proc_free_memory_bytes() >= MEMORY_LEFT_BYTES
+		       ? 0
+		       : fail(failure, ENOMEM, "memory-short", "memory", "free some there",
+			      "the destination has no memory left for the tree");
 }
 
 /*
@@ -136,8 +158,12 @@ static int done(void *context, uint32_t space_kind, uint32_t space_id, uint64_t 
 		struct failure *failure)
 {
 	struct nursery *nursery = context;
-	int error = for_parts(nursery, space_kind, space_id, address, (uint64_t)pages * FRAME_PAGE_BYTES, fill_in_place,
-			      page_stores_write, memory, failure);
+	uint64_t bytes = (uint64_t)pages * FRAME_PAGE_BYTES;
+	int error = check_memory(nursery, bytes, failure);
+
+	if (!error)
+		error = for_parts(nursery, space_kind, space_id, address, bytes, fill_in_place, page_stores_write,
+				  memory, failure);
 
 	page_stores_return(nursery->stores, memory);
 	return error;
@@ -146,8 +172,17 @@ static int done(void *context, uint32_t space_kind, uint32_t space_id, uint64_t 
 static int zero(void *context, uint32_t space_kind, uint32_t space_id, uint64_t address, uint64_t pages,
 		struct failure *failure)
 {
-	return for_parts(context, space_kind, space_id, address, pages * FRAME_PAGE_BYTES, fill_in_place,
-			 page_stores_drop, NULL, failure);
+	uint64_t bytes = pages * FRAME_PAGE_BYTES;
+	int error = 0;
+
+	for (uint64_t done = 0, part; done < bytes && !error; done += part) {
+		part = bytes - done < LOOK_AT_MEMORY_BYTES ? bytes - done : LOOK_AT_MEMORY_BYTES;
+		error = check_memory(context, part, failure);
+		if (!error)
+			error = for_parts(context, space_kind, space_id, address + done, part, fill_in_place,
+					  page_stores_drop, NULL, failure);
+	}
+	return error;
 }
 
 static int drop(void *context, uint32_t space_kind, uint32_t space_id, uint64_t address, uint64_t pages,
@@ -249,6 +284,20 @@ static void __attribute__((noreturn)) restore(struct nursery *nursery, bool post
 	_exit(error < 0);
 }
 
+/* Waits for an order; a failure of the receiver is told at once, before the other side can tell its own version. */
+static bool next_order(const struct nursery *nursery, struct cradle_order *ret_order)
+{
+	struct pollfd ready[] = {{nursery->socket_fd, POLLIN, 0}, {page_receiver_fd(nursery->receiver), POLLIN, 0}};
+	struct failure failure = {};
+
+	while (poll(ready, ARRAY_SIZE(ready), -1) < 0 && errno == EINTR)
+		;
+	/* Without a failure the source has closed a connection, as it does at the end. */
+	if (page_receiver_failure(nursery->receiver, &failure) < 0)
+		give_up(nursery, &failure);
+	return !read_full(nursery->socket_fd, ret_order, sizeof(*ret_order));
+}
+
 static void __attribute__((noreturn)) live(const struct cradle_options *options, int socket_fd)
 {
 	struct nursery nursery = {
@@ -260,14 +309,12 @@ static void __attribute__((noreturn)) live(const struct cradle_options *options,
 	preload_begin(&nursery.preload);
 	int error = page_stores_new(&failure, &nursery.stores);
 	if (!error)
-		error = page_receiver_new(options->streams, options->stream_count, &receiver_operations, &nursery, 0,
+		error = page_receiver_new(options->streams, options->stream_count, &receiver_operations, &nursery,
 					  &failure, &nursery.receiver);
 	if (error < 0)
 		give_up(&nursery, &failure);
 	answer(&nursery, NULL);
-	while (!read_full(socket_fd, &order, sizeof(order))) {
-		if (page_receiver_failure(nursery.receiver, &failure) < 0)
-			give_up(&nursery, &failure);
+	while (next_order(&nursery, &order)) {
 		switch (order.word) {
 		case CRADLE_MAP:
 			map_all(&nursery, order.count);
@@ -293,7 +340,7 @@ struct cradle {
 	pid_t pid;
 	int socket_fd;
 	bool has_tree; /* the root exists and is complete */
-	pid_t criu;    /* that has let the tree run, and ends; 0 = it has not */
+	pid_t criu;    /* that has built the tree, and lets it run; 0 = it has not yet */
 };
 
 static int fail_gone(struct failure *failure)
@@ -386,9 +433,9 @@ static int wait_unless_lost(const struct cradle *cradle, int lost_fd, void (*wai
 	while ((count = poll(ready, ARRAY_SIZE(ready), TELL_MS)) == 0 || (count < 0 && errno == EINTR))
 		if (!count)
 			waits(context);
-	return ready[0].revents || !ready[1].revents
-		       ? 0
-		       : fail(failure, EPIPE, "link-lost", NULL, NULL, "memory that the restore needs does not come");
+	return ready[0].revents || !ready[1].revents ? 0
+						     : fail(failure, EPIPE, CRADLE_NO_MEMORY, NULL, NULL,
+							    "memory that the restore needs does not come");
 }
 
 int cradle_restore(struct cradle *cradle, int lost_fd, void (*waits)(void *context), void *context,
@@ -402,16 +449,15 @@ int cradle_restore(struct cradle *cradle, int lost_fd, void (*waits)(void *conte
 	if (!error)
 		error = wait_answer(cradle, failure, &reply);
 	cradle->has_tree = !error;
+	cradle->criu = error ? 0 : reply.from;
 	return error;
 }
 
 int cradle_resume(struct cradle *cradle, struct failure *failure)
 {
 	struct cradle_answer reply;
-	int error = ask(cradle, failure, CRADLE_RESUME, NULL, 0, 0, &reply);
 
-	cradle->criu = error ? 0 : reply.from;
-	return error;
+	return ask(cradle, failure, CRADLE_RESUME, NULL, 0, 0, &reply);
 }
 
 int cradle_fd(const struct cradle *cradle)
@@ -419,14 +465,28 @@ int cradle_fd(const struct cradle *cradle)
 	return cradle->socket_fd;
 }
 
-/* The new criu ends its tree when the socket closes; before, the one process is all there is. */
+static void wait_for_criu(const struct cradle *cradle)
+{
+	while (cradle->criu && waitpid(cradle->criu, NULL, __WALL) < 0 && errno == EINTR)
+		;
+}
+
+bool cradle_has_tree(const struct cradle *cradle)
+{
+	return cradle && cradle->has_tree;
+}
+
+/*
+ * The new criu ends its tree when the socket closes; before, the one process is all there is. A new criu that was
+ * killed may have let the root go just before.
+ */
 void cradle_end(struct cradle *cradle)
 {
 	if (!cradle)
 		return;
 	shutdown(cradle->socket_fd, SHUT_RDWR);
-	if (!cradle->has_tree)
-		kill(cradle->pid, SIGKILL);
+	wait_for_criu(cradle);
+	kill(cradle->pid, SIGKILL);
 	while (waitpid(-1, NULL, __WALL) > 0 || errno == EINTR)
 		;
 	close(cradle->socket_fd);
@@ -438,8 +498,7 @@ void cradle_release(struct cradle *cradle)
 	if (!cradle)
 		return;
 	/* Nobody is to meet it in the tree's pid namespace. */
-	while (cradle->criu && waitpid(cradle->criu, NULL, __WALL) < 0 && errno == EINTR)
-		;
+	wait_for_criu(cradle);
 	close(cradle->socket_fd);
 	free(cradle);
 }

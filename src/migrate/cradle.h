@@ -53,8 +53,10 @@ int cradle_count(struct cradle *cradle, struct failure *failure, struct page_rec
 /*
  * The images are complete: builds the tree. @lost_fd: of a tree whose memory is missing and asked for (fetch.h):
  * readable = it will not come; -1 = nothing is missing. @waits is called every few seconds meanwhile. Returns 0 when
- * every thread is ready to run, or a failure after which nothing of it is left.
+ * every thread is ready to run, or a failure after which nothing of it is left; if @lost_fd is the cause, its code is
+ * CRADLE_NO_MEMORY.
  */
+#define CRADLE_NO_MEMORY "memory-lost"
 int cradle_restore(struct cradle *cradle, int lost_fd, void (*waits)(void *context), void *context,
 		   struct failure *failure);
 /* Lets the tree run. Returns 0 or a failure: then it is not known to run, and cradle_end() makes sure that it does not.
@@ -63,6 +65,8 @@ int cradle_resume(struct cradle *cradle, struct failure *failure);
 /* Readable or hung up = the cradle has something to say that nobody asked for: it has failed. For poll(2). */
 int cradle_fd(const struct cradle *cradle);
 
+/* Whether every task of the tree is there, one step before its first instruction; NULL has none. */
+bool cradle_has_tree(const struct cradle *cradle);
 /* Ends every process of it; NULL is fine. */
 void cradle_end(struct cradle *cradle);
 /* Forgets a tree that runs. */

@@ -126,6 +126,7 @@ static int open_channel(struct migration *migration)
 		.compress = migration->options->wire.codec,
 		.codecs = session->codecs,
 		.bytes_per_second = migration->options->wire.bandwidth,
+		.patience_ns = migration->options->link_timeout_seconds * 1000000000ULL,
 	};
 	int error = page_channel_new(&options, &migration->failure, &migration->channel);
 
@@ -163,8 +164,10 @@ static int move_tree(struct migration *migration)
 		return error;
 	migration_reach(migration, "connecting");
 	error = session_connect(&migration->session, &migration->options->endpoint, wire, &migration->failure);
-	if (!error)
+	if (!error) {
+		migration_limit_silence(migration);
 		error = run_preflight(migration);
+	}
 	if (error || wire->dry_run)
 		return error;
 	migration_reach(migration, "rounds");

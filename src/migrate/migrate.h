@@ -56,8 +56,9 @@ struct migrate_options {
 	unsigned downtime_ms;     /* the stop that is wanted */
 	unsigned timeout_seconds; /* for the rounds; 0 = none */
 	enum migrate_at_timeout at_timeout;
-	bool throttle;  /* slow a writer down that is faster than the link */
-	bool post_copy; /* no rounds: the tree runs there at once, and its memory follows */
+	unsigned link_timeout_seconds; /* for a silent or lost link, once the tree stands */
+	bool throttle;                 /* slow a writer down that is faster than the link */
+	bool post_copy;                /* no rounds: the tree runs there at once, and its memory follows */
 	const struct moving_address *addresses;
 	size_t address_count;
 	const char *const *skip_checks; /* names of preflight checks to pass over */

@@ -81,6 +81,11 @@ void migration_end_demand(struct migration *migration);
 /* The tree runs there: gives until nothing is missing. Returns 0 or the failure "migrate-following". */
 int migration_follow(struct migration *migration);
 /*
+ * From now on the other side may be silent, or only say that it is busy, for so long and no longer: the tree must not
+ * stand for ever because somebody is there and says nothing. It says that it is busy every few seconds.
+ */
+void migration_limit_silence(struct migration *migration);
+/*
  * What the destination says of itself after a broken link; the connections for pages are gone.
  * @state  in which this side is. Returns 0 or a failure in @failure.
  */

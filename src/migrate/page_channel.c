@@ -17,19 +17,23 @@
 enum { QUEUE_LIMIT = 1 << 14 };
 #define MAX_PAGES (UINT64_C(1) << 35)
 
+/* The lock is held. */
+static void note_failure(struct page_channel *channel, const struct failure *failure)
+{
+	if (failure_is_set(&channel->failure))
+		return;
+	channel->failure = *failure;
+	pthread_cond_broadcast(&channel->work);
+	pthread_cond_broadcast(&channel->changed);
+	for (size_t i = 0; i < channel->options.stream_count; i++)
+		stream_shutdown(channel->options.streams[i]);
+}
+
 void page_channel_fail(struct page_channel *channel, const struct failure *failure)
 {
 	pthread_mutex_lock(&channel->lock);
-	bool first = !failure_is_set(&channel->failure);
-	if (first)
-		channel->failure = *failure;
-	pthread_cond_broadcast(&channel->work);
-	pthread_cond_broadcast(&channel->changed);
+	note_failure(channel, failure);
 	pthread_mutex_unlock(&channel->lock);
-	if (!first)
-		return;
-	for (size_t i = 0; i < channel->options.stream_count; i++)
-		stream_shutdown(channel->options.streams[i]);
 }
 
 void page_channel_free_buffer(struct page_channel *channel, struct page_buffer *buffer)
@@ -84,6 +88,8 @@ static void init_channel(struct page_channel *channel, const struct page_channel
 	channel->options = *options;
 	channel->options.streams = xmemdup(options->streams, options->stream_count * sizeof(*options->streams));
 	channel->options.codecs |= 1u << FRAME_RAW;
+	if (!options->patience_ns)
+		channel->options.patience_ns = PAGE_CHANNEL_PATIENCE_NS;
 	channel->model.threads = (unsigned)options->stream_count;
 	channel->window_start_ns = channel->rate_start_ns = clock_now_ns();
 	bandwidth_init(&channel->bandwidth, options->bytes_per_second, channel->window_start_ns);
@@ -131,7 +137,6 @@ static void end_connection(struct page_connection *connection)
 		pthread_join(connection->reader, NULL);
 	page_batch_destroy(&connection->batch);
 	compressor_free(&connection->compressor);
-	free(connection->sent.items);
 }
 
 void page_channel_free(struct page_channel **channel)
@@ -188,13 +193,42 @@ int page_channel_failure(struct page_channel *channel, struct failure *failure)
 	return r;
 }
 
+static uint64_t delivered_bytes(const struct page_channel *channel)
+{
+	uint64_t bytes = 0;
+
+	for (size_t i = 0; i < channel->options.stream_count; i++)
+		bytes += stream_delivered(channel->options.streams[i]);
+	return bytes;
+}
+
+/*
+ * Waits for a change. The lock is held. A link that is cut fails by itself; one whose other side is there and takes
+ * nothing does not.
+ */
+static void wait_for_change(struct page_channel *channel)
+{
+	uint64_t before = delivered_bytes(channel), end_ns = clock_now_ns() + channel->options.patience_ns;
+	const struct timespec end = {(time_t)(end_ns / 1000000000), (long)(end_ns % 1000000000)};
+	struct failure failure = {};
+
+	if (pthread_cond_timedwait(&channel->changed, &channel->lock, &end) != ETIMEDOUT || channel->limited ||
+	    delivered_bytes(channel) != before)
+		return;
+	fail(&failure, ETIMEDOUT, "link-timeout", stream_peer(channel->options.streams[0]),
+	     "is criu receive stopped there, or the machine out of memory?",
+	     "the other side has taken no memory for %llu s",
+	     (unsigned long long)(channel->options.patience_ns / 1000000000));
+	note_failure(channel, &failure);
+}
+
 int page_channel_buffer(struct page_channel *channel, struct failure *failure, struct page_buffer **ret_buffer)
 {
 	int r;
 
 	pthread_mutex_lock(&channel->lock);
 	while (!(r = current_failure(channel, failure)) && !channel->free_buffers)
-		pthread_cond_wait(&channel->changed, &channel->lock);
+		wait_for_change(channel);
 	if (!r) {
 		*ret_buffer = channel->free_buffers;
 		channel->free_buffers = channel->free_buffers->next;
@@ -210,15 +244,15 @@ void page_channel_return(struct page_channel *channel, struct page_buffer *buffe
 	pthread_mutex_unlock(&channel->lock);
 }
 
-static int put(struct page_channel *channel, const struct queued_piece *piece, bool urgent, struct failure *failure)
+static int put(struct page_channel *channel, const struct queued_piece *piece, struct failure *failure)
 {
 	int r;
 
 	pthread_mutex_lock(&channel->lock);
-	while (!(r = current_failure(channel, failure)) && channel->queue.count >= QUEUE_LIMIT && !urgent)
-		pthread_cond_wait(&channel->changed, &channel->lock);
+	while (!(r = current_failure(channel, failure)) && channel->queue.count >= QUEUE_LIMIT)
+		wait_for_change(channel);
 	if (!r) {
-		page_queue_put(&channel->queue, piece, urgent);
+		page_queue_put(&channel->queue, piece);
 		pthread_cond_signal(&channel->work);
 	} else if (piece->buffer) {
 		page_channel_free_buffer(channel, piece->buffer);
@@ -228,7 +262,7 @@ static int put(struct page_channel *channel, const struct queued_piece *piece, b
 }
 
 int page_channel_submit(struct page_channel *channel, struct page_buffer *buffer, enum space_kind kind,
-			uint32_t space_id, uint64_t address, size_t bytes, bool urgent, struct failure *failure)
+			uint32_t space_id, uint64_t address, size_t bytes, struct failure *failure)
 {
 	const struct queued_piece piece = {
 		.type = FRAME_PAGES,
@@ -244,7 +278,7 @@ int page_channel_submit(struct page_channel *channel, struct page_buffer *buffer
 		return fail(failure, EINVAL, "piece", "page channel", NULL, "%zu bytes at 0x%llx are no whole pages",
 			    bytes, (unsigned long long)address);
 	}
-	return put(channel, &piece, urgent, failure);
+	return put(channel, &piece, failure);
 }
 
 int page_channel_send(struct page_channel *channel, enum space_kind kind, uint32_t space_id, uint64_t address,
@@ -258,7 +292,7 @@ int page_channel_send(struct page_channel *channel, enum space_kind kind, uint32
 		if (r < 0)
 			return r;
 		memcpy(buffer->data, (const uint8_t *)data + done, piece);
-		r = page_channel_submit(channel, buffer, kind, space_id, address + done, piece, false, failure);
+		r = page_channel_submit(channel, buffer, kind, space_id, address + done, piece, failure);
 		if (r < 0)
 			return r;
 		done += piece;
@@ -275,7 +309,7 @@ static int put_plain(struct page_channel *channel, enum frame_type type, enum sp
 	if (!pages || pages > MAX_PAGES || address % FRAME_PAGE_BYTES)
 		return fail(failure, EINVAL, "piece", "page channel", NULL, "%llu pages at 0x%llx are no range",
 			    (unsigned long long)pages, (unsigned long long)address);
-	return put(channel, &piece, false, failure);
+	return put(channel, &piece, failure);
 }
 
 int page_channel_zero(struct page_channel *channel, enum space_kind kind, uint32_t space_id, uint64_t address,
@@ -306,7 +340,7 @@ int page_channel_barrier(struct page_channel *channel, struct failure *failure)
 	uint64_t number = ++channel->barrier;
 	pthread_cond_broadcast(&channel->work);
 	while (!(r = current_failure(channel, failure)) && !barrier_is_done(channel, number))
-		pthread_cond_wait(&channel->changed, &channel->lock);
+		wait_for_change(channel);
 	pthread_mutex_unlock(&channel->lock);
 	return r;
 }

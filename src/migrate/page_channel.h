@@ -9,8 +9,9 @@
  * Order: pieces may overtake each other. Between two barriers no page may be submitted twice, and a drop must not
  * concern a page that is submitted in between too.
  *
- * Failure: the first failure of any connection stops the channel; every later call returns it. No signals are used;
- * a channel must not be in use across fork().
+ * Failure: the first failure of any connection stops the channel; every later call returns it. So does a link on which
+ * nothing has moved for the channel's patience while a call waited ("link-timeout"). No signals are used; a channel
+ * must not be in use across fork().
  */
 #pragma once
 
@@ -36,18 +37,11 @@ struct page_channel_options {
 	enum compress_mode compress;
 	uint32_t codecs;           /* bits 1 << enum frame_codec that the other side takes */
 	uint64_t bytes_per_second; /* 0 = no limit */
-	/*
-	 * Post-copy; NULL = REQUEST frames are refused. The other side wants these pages; called by a reading thread,
-	 * so it must be quick, and must not wait for the channel.
-	 */
-	void (*request)(void *context, uint32_t space_kind, uint32_t space_id, uint64_t address, uint32_t pages);
-	/*
-	 * Post-copy; NULL = not wanted. The other side has these pages in place (pages of submitted pieces, in any
-	 * order and partition, each once). Called by a reading thread.
-	 */
-	void (*acknowledged)(void *context, uint32_t space_kind, uint32_t space_id, uint64_t address, uint64_t pages);
-	void *context;
+	uint64_t patience_ns;      /* how long nothing may move while somebody waits; 0 = PAGE_CHANNEL_PATIENCE_NS */
 };
+
+/* A destination that is there, and takes nothing for so long, has failed: the tree may be standing. */
+#define PAGE_CHANNEL_PATIENCE_NS 30000000000ULL
 
 struct page_channel_statistics {
 	uint64_t pages;      /* with data */
@@ -74,11 +68,10 @@ int page_channel_buffer(struct page_channel *channel, struct failure *failure, s
 void page_channel_return(struct page_channel *channel, struct page_buffer *buffer);
 /*
  * Sends what is in the buffer as pages of (space, address). @bytes: 1 to FRAME_MAX_PAGES whole pages.
- * @urgent: before everything that waits (the answer to a request).
  * Takes the buffer in all cases. Returns 0 or the channel's failure. Any thread.
  */
 int page_channel_submit(struct page_channel *channel, struct page_buffer *buffer, enum space_kind kind,
-			uint32_t space_id, uint64_t address, size_t bytes, bool urgent, struct failure *failure);
+			uint32_t space_id, uint64_t address, size_t bytes, struct failure *failure);
 /* Copies any number of whole pages into buffers and submits them. Returns 0 or the channel's failure. Any thread. */
 int page_channel_send(struct page_channel *channel, enum space_kind kind, uint32_t space_id, uint64_t address,
 		      const void *data, size_t bytes, struct failure *failure);

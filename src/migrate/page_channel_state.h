@@ -12,18 +12,6 @@
 #include "migrate/page_queue.h"
 #include "migrate/protocol.h"
 
-/* A frame that was sent and not acknowledged yet. */
-struct unacknowledged {
-	uint64_t sequence;
-	uint32_t space_kind, space_id;
-	uint64_t address, pages;
-};
-
-struct sent_frames {
-	struct unacknowledged *items; /* a ring */
-	size_t first, count, capacity;
-};
-
 struct page_connection {
 	struct page_channel *channel;
 	struct stream *stream;
@@ -37,7 +25,6 @@ struct page_connection {
 	uint64_t barrier_sent;     /* number of the last barrier */
 	uint64_t barrier_sequence; /* its frame */
 	uint64_t barrier_done;     /* number of the last barrier that was acknowledged */
-	struct sent_frames sent;   /* only if acknowledgements are asked for */
 };
 
 struct page_channel {
@@ -54,6 +41,7 @@ struct page_channel {
 	uint64_t barrier; /* number of the last one */
 	struct bandwidth bandwidth;
 	uint64_t bandwidth_generation;
+	unsigned limited; /* connections that wait for --bandwidth now */
 	struct compression_model model;
 	uint64_t pieces;
 	struct page_channel_statistics statistics;

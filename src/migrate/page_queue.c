@@ -11,15 +11,13 @@ void page_queue_init(struct page_queue *queue)
 	queue->end = &queue->first;
 }
 
-void page_queue_put(struct page_queue *queue, const struct queued_piece *piece, bool urgent)
+void page_queue_put(struct page_queue *queue, const struct queued_piece *piece)
 {
 	struct queued_piece *copy = xmemdup(piece, sizeof(*piece));
-	struct queued_piece **place = urgent ? &queue->first : queue->end;
 
-	copy->next = *place;
-	*place = copy;
-	if (!copy->next)
-		queue->end = &copy->next;
+	copy->next = NULL;
+	*queue->end = copy;
+	queue->end = &copy->next;
 	queue->count++;
 }
 

@@ -25,7 +25,7 @@ struct page_queue {
 };
 
 void page_queue_init(struct page_queue *queue);
-/* Puts a copy of @piece at the end, or before everything else. */
-void page_queue_put(struct page_queue *queue, const struct queued_piece *piece, bool urgent);
+/* Puts a copy of @piece at the end. */
+void page_queue_put(struct page_queue *queue, const struct queued_piece *piece);
 /* Takes the first piece. Returns false if there is none. */
 bool page_queue_take(struct page_queue *queue, struct queued_piece *ret_piece);

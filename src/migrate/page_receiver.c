@@ -19,17 +19,13 @@ struct receiver_connection {
 	pthread_t thread;
 	bool started, joined;
 	uint8_t *scratch;
-	uint64_t received;     /* frames that are in place */
-	uint64_t acknowledged; /* frames of which that was told */
-	uint64_t unacknowledged_bytes;
-	pthread_mutex_t send_lock;
-	uint64_t sent; /* frames of this direction */
+	uint64_t received; /* frames that are in place */
+	uint64_t sent;     /* frames of the other direction */
 };
 
 struct page_receiver {
 	const struct page_receiver_operations *operations;
 	void *context;
-	uint64_t acknowledge_bytes;
 	int event_fd;
 	pthread_mutex_t lock;
 	struct failure failure;
@@ -38,54 +34,6 @@ struct page_receiver {
 	size_t count;
 	struct receiver_connection connections[MIGRATE_MAX_CONNECTIONS];
 };
-
-/* ---- answers ---- */
-
-static int send_plain(struct receiver_connection *connection, struct frame *frame, struct failure *failure)
-{
-	pthread_mutex_lock(&connection->send_lock);
-	frame->sequence = connection->sent++;
-	int r = frame_send(connection->stream, frame, NULL);
-	pthread_mutex_unlock(&connection->send_lock);
-	return r < 0 ? stream_fail(connection->stream, r, failure) : 0;
-}
-
-static int acknowledge(struct receiver_connection *connection, struct failure *failure)
-{
-	struct frame frame = {.type = FRAME_ACK, .address = connection->received - 1};
-
-	if (connection->acknowledged == connection->received)
-		return 0;
-	connection->acknowledged = connection->received;
-	connection->unacknowledged_bytes = 0;
-	return send_plain(connection, &frame, failure);
-}
-
-/* Tells what has arrived once enough has, or once nothing more is there to be read. */
-static int acknowledge_on_the_way(struct receiver_connection *connection, struct failure *failure)
-{
-	uint64_t limit = connection->receiver->acknowledge_bytes;
-
-	if (!limit || connection->acknowledged == connection->received)
-		return 0;
-	if (connection->unacknowledged_bytes >= limit || stream_wait(connection->stream, 0) == 0)
-		return acknowledge(connection, failure);
-	return 0;
-}
-
-int page_receiver_request(struct page_receiver *receiver, size_t index, uint32_t space_kind, uint32_t space_id,
-			  uint64_t address, uint32_t pages, struct failure *failure)
-{
-	struct frame frame = {
-		.type = FRAME_REQUEST,
-		.space_kind = space_kind,
-		.space_id = space_id,
-		.address = address,
-		.pages = pages,
-	};
-
-	return send_plain(&receiver->connections[index], &frame, failure);
-}
 
 /* ---- receiving ---- */
 
@@ -132,7 +80,6 @@ static void count_frame(struct receiver_connection *connection, const struct fra
 {
 	struct page_receiver_statistics *statistics = &connection->receiver->statistics;
 
-	connection->unacknowledged_bytes += (uint64_t)frame->pages * FRAME_PAGE_BYTES;
 	pthread_mutex_lock(&connection->receiver->lock);
 	if (frame->type == FRAME_PAGES) {
 		statistics->pages += frame->pages;
@@ -144,6 +91,19 @@ static void count_frame(struct receiver_connection *connection, const struct fra
 		statistics->dropped_pages += frame->pages;
 	statistics->wire_bytes += FRAME_HEADER_BYTES + frame->payload_bytes;
 	pthread_mutex_unlock(&connection->receiver->lock);
+}
+
+/* All frames up to the barrier, which was the last one, are in place. */
+static int acknowledge(struct receiver_connection *connection, struct failure *failure)
+{
+	struct frame frame = {
+		.type = FRAME_ACK,
+		.address = connection->received - 1,
+		.sequence = connection->sent++,
+	};
+	int r = frame_send(connection->stream, &frame, NULL);
+
+	return r < 0 ? stream_fail(connection->stream, r, failure) : 0;
 }
 
 static int receive_one(struct receiver_connection *connection, struct failure *failure)
@@ -158,9 +118,7 @@ static int receive_one(struct receiver_connection *connection, struct failure *f
 		return r;
 	connection->received++;
 	count_frame(connection, &frame);
-	if (frame.type == FRAME_BARRIER)
-		return acknowledge(connection, failure);
-	return acknowledge_on_the_way(connection, failure);
+	return frame.type == FRAME_BARRIER ? acknowledge(connection, failure) : 0;
 }
 
 /* The first failure stops the other connections. */
@@ -188,8 +146,6 @@ static void *run(void *argument)
 	while (!r);
 	if (failure_is_set(&failure))
 		note_failure(receiver, &failure);
-	if (receiver->operations->ended)
-		receiver->operations->ended(receiver->context, failure_is_set(&failure) ? &failure : NULL);
 	write_full(receiver->event_fd, &one, sizeof(one));
 	return NULL;
 }
@@ -211,8 +167,8 @@ static int start_connection(struct receiver_connection *connection, struct failu
 }
 
 int page_receiver_new(struct stream *const *streams, size_t stream_count,
-		      const struct page_receiver_operations *operations, void *context, uint64_t acknowledge_bytes,
-		      struct failure *failure, struct page_receiver **ret_receiver)
+		      const struct page_receiver_operations *operations, void *context, struct failure *failure,
+		      struct page_receiver **ret_receiver)
 {
 	sigset_t all, old;
 
@@ -222,14 +178,12 @@ int page_receiver_new(struct stream *const *streams, size_t stream_count,
 	struct page_receiver *receiver = xcalloc(1, sizeof(*receiver));
 	receiver->operations = operations;
 	receiver->context = context;
-	receiver->acknowledge_bytes = acknowledge_bytes;
 	receiver->event_fd = eventfd(0, EFD_CLOEXEC);
 	receiver->count = stream_count;
 	pthread_mutex_init(&receiver->lock, NULL);
 	for (size_t i = 0; i < stream_count; i++) {
 		receiver->connections[i].receiver = receiver;
 		receiver->connections[i].stream = streams[i];
-		pthread_mutex_init(&receiver->connections[i].send_lock, NULL);
 	}
 	int r = receiver->event_fd >= 0
 			? 0
@@ -300,11 +254,9 @@ void page_receiver_free(struct page_receiver **receiver)
 		if (ended->connections[i].started)
 			stream_shutdown(ended->connections[i].stream);
 	page_receiver_join(ended, &ignored);
-	for (size_t i = 0; i < ended->count; i++) {
+	for (size_t i = 0; i < ended->count; i++)
 		if (ended->connections[i].scratch)
 			munmap(ended->connections[i].scratch, FRAME_MAX_BYTES);
-		pthread_mutex_destroy(&ended->connections[i].send_lock);
-	}
 	if (ended->event_fd >= 0)
 		close(ended->event_fd);
 	pthread_mutex_destroy(&ended->lock);

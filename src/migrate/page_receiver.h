@@ -35,11 +35,6 @@ struct page_receiver_operations {
 	/* The pages are gone. */
 	int (*drop)(void *context, uint32_t space_kind, uint32_t space_id, uint64_t address, uint64_t pages,
 		    struct failure *failure);
-	/*
-	 * A thread has ended: @failure, or NULL if the source ended the connection between two frames. The first one
-	 * with a failure has shut down the streams of all others. Called once for each thread; may be NULL.
-	 */
-	void (*ended)(void *context, const struct failure *failure);
 };
 
 struct page_receiver_statistics {
@@ -48,19 +43,12 @@ struct page_receiver_statistics {
 };
 
 /*
- * Starts the threads. @streams are borrowed: closed by the caller after page_receiver_free().
- * @acknowledge_bytes  0 = only barriers are acknowledged; else also after each so many bytes of pages, and whenever
- *                     nothing is waiting in the socket (post-copy)
- * Returns 0 or a failure.
+ * Starts the threads. @streams are borrowed: closed by the caller after page_receiver_free(). Barriers are
+ * acknowledged. Returns 0 or a failure.
  */
 int page_receiver_new(struct stream *const *streams, size_t stream_count,
-		      const struct page_receiver_operations *operations, void *context, uint64_t acknowledge_bytes,
-		      struct failure *failure, struct page_receiver **ret_receiver);
-/*
- * Post-copy: asks the source for pages on connection @index. Any thread. Returns 0 or a failure.
- */
-int page_receiver_request(struct page_receiver *receiver, size_t index, uint32_t space_kind, uint32_t space_id,
-			  uint64_t address, uint32_t pages, struct failure *failure);
+		      const struct page_receiver_operations *operations, void *context, struct failure *failure,
+		      struct page_receiver **ret_receiver);
 /* The first failure of any thread. Returns 0 if there is none, else -errno and a copy in @failure. */
 int page_receiver_failure(struct page_receiver *receiver, struct failure *failure);
 void page_receiver_statistics(struct page_receiver *receiver, struct page_receiver_statistics *ret_statistics);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The threads of a page channel. A sender takes a piece, makes its frames without holding the lock, and sends them in
- * one call; once the queue is empty it sends the barrier, if one is wanted. A reader takes acknowledgements and
- * requests, and is the first to notice when the other side is gone.
+ * one call; once the queue is empty it sends the barrier, if one is wanted. A reader takes acknowledgements, and is the
+ * first to notice when the other side is gone.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -87,39 +87,6 @@ static enum frame_codec choose_codec(struct page_channel *channel, bool *ret_pro
 	return compression_choose(&channel->model, allowed);
 }
 
-/* ---- acknowledgements; the lock is held ---- */
-
-static void remember_sent(struct page_connection *connection, const struct frame *frame)
-{
-	struct sent_frames *sent = &connection->sent;
-
-	if (frame->type != FRAME_PAGES && frame->type != FRAME_ZERO)
-		return;
-	if (sent->count == sent->capacity) {
-		size_t capacity = sent->capacity ? 2 * sent->capacity : 256;
-		struct unacknowledged *items = xcalloc(capacity, sizeof(*items));
-
-		for (size_t i = 0; i < sent->count; i++)
-			items[i] = sent->items[(sent->first + i) % sent->capacity];
-		free(sent->items);
-		*sent = (struct sent_frames){.items = items, .count = sent->count, .capacity = capacity};
-	}
-	sent->items[(sent->first + sent->count++) % sent->capacity] = (struct unacknowledged){
-		frame->sequence, frame->space_kind, frame->space_id, frame->address, frame->pages};
-}
-
-static bool take_sent(struct page_connection *connection, struct unacknowledged *ret_item)
-{
-	struct sent_frames *sent = &connection->sent;
-
-	if (!sent->count || sent->items[sent->first].sequence >= connection->acknowledged)
-		return false;
-	*ret_item = sent->items[sent->first];
-	sent->first = (sent->first + 1) % sent->capacity;
-	sent->count--;
-	return true;
-}
-
 /* ---- sending ---- */
 
 static void wait_for_bandwidth(struct page_channel *channel, uint64_t bytes)
@@ -130,9 +97,11 @@ static void wait_for_bandwidth(struct page_channel *channel, uint64_t bytes)
 	uint64_t generation = channel->bandwidth_generation, end_ns = start_ns + wait_ns;
 	struct timespec end = {(time_t)(end_ns / 1000000000), (long)(end_ns % 1000000000)};
 
+	channel->limited += wait_ns > 0;
 	while (wait_ns && !failure_is_set(&channel->failure) && generation == channel->bandwidth_generation)
 		if (pthread_cond_timedwait(&channel->work, &channel->lock, &end) == ETIMEDOUT)
 			break;
+	channel->limited -= wait_ns > 0;
 	if (wait_ns) {
 		channel->statistics.limited_ns += clock_now_ns() - start_ns;
 		/* A limit by wish says nothing about the link, but sending less still pays: it counts as blocked. */
@@ -152,8 +121,6 @@ static int send_batch(struct page_connection *connection, struct failure *failur
 
 	pthread_mutex_lock(&channel->lock);
 	connection->sequence += batch->frame_count;
-	for (size_t i = 0; channel->options.acknowledged && i < batch->frame_count; i++)
-		remember_sent(connection, &batch->frames[i]);
 	pthread_mutex_unlock(&channel->lock);
 	wait_for_bandwidth(channel, batch->wire_bytes);
 	int r = stream_writev(connection->stream, batch->parts, batch->part_count);
@@ -281,7 +248,6 @@ void *page_sender_run(void *argument)
 static int take_ack(struct page_connection *connection, const struct frame *frame, struct failure *failure)
 {
 	struct page_channel *channel = connection->channel;
-	struct unacknowledged item;
 	int r = 0;
 
 	pthread_mutex_lock(&channel->lock);
@@ -295,27 +261,16 @@ static int take_ack(struct page_connection *connection, const struct frame *fram
 		connection->barrier_done = connection->barrier_sent;
 		pthread_cond_broadcast(&channel->changed);
 	}
-	while (!r && take_sent(connection, &item)) {
-		pthread_mutex_unlock(&channel->lock);
-		channel->options.acknowledged(channel->options.context, item.space_kind, item.space_id, item.address,
-					      item.pages);
-		pthread_mutex_lock(&channel->lock);
-	}
 	pthread_mutex_unlock(&channel->lock);
 	return r;
 }
 
 static int take_frame(struct page_connection *connection, const struct frame *frame, struct failure *failure)
 {
-	const struct page_channel_options *options = &connection->channel->options;
-
 	if (frame->type == FRAME_ACK)
 		return take_ack(connection, frame, failure);
-	if (frame->type != FRAME_REQUEST || !options->request)
-		return fail(failure, EPROTO, "frame-type", stream_peer(connection->stream), NULL,
-			    "a frame arrived that only this side sends");
-	options->request(options->context, frame->space_kind, frame->space_id, frame->address, frame->pages);
-	return 0;
+	return fail(failure, EPROTO, "frame-type", stream_peer(connection->stream), NULL,
+		    "a frame arrived that only this side sends");
 }
 
 void *page_reader_run(void *argument)

@@ -68,6 +68,8 @@ struct postcopy {
 
 /* ---- images ---- */
 
+static const uint8_t all_asked[8] = {0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff};
+
 static bool is_asked(const struct image *image, uint64_t page)
 {
 	return image->asked[page / 8] >> (page % 8) & 1;
@@ -444,12 +446,22 @@ static int take_message(struct postcopy *postcopy, struct space *space, const st
 	}
 }
 
+/* A new process's memory comes with its message as a descriptor. The message stays, and its parent waits. */
+static int fail_messages(struct postcopy *postcopy, int error)
+{
+	return fail_errno(postcopy->failure, error, "lazy-messages", NULL,
+			  error == EMFILE || error == ENFILE ? "raise the limit of open files (ulimit -Hn)" : NULL,
+			  "cannot read what a restored task waits for");
+}
+
 static int read_messages(struct postcopy *postcopy, struct space *space)
 {
 	struct uffd_msg message;
 
 	while (!space->ended) {
 		ssize_t got = read(space->userfault_fd, &message, sizeof(message));
+		if (got < 0 && errno != EAGAIN && errno != EINTR)
+			return fail_messages(postcopy, errno);
 		if (got != sizeof(message))
 			return 0;
 		int error = take_message(postcopy, space, &message);
@@ -576,14 +588,38 @@ static bool image_in_flight(const struct postcopy *postcopy, uint32_t id)
 	return false;
 }
 
+/* The first page from @from up to @end that nobody has asked for, or @end. */
+static uint64_t find_unasked(const struct image *image, uint64_t from, uint64_t end)
+{
+	while (from < end) {
+		unsigned rest = (uint8_t)~image->asked[from / 8] >> (from % 8);
+		if (rest) {
+			from += (uint64_t)__builtin_ctz(rest);
+			return from < end ? from : end;
+		}
+		from = (from / 8 + 1) * 8;
+		/* Most of a large image, when little is left of it. */
+		while (from + 64 <= end && !memcmp(image->asked + from / 8, all_asked, sizeof(all_asked)))
+			from += 64;
+	}
+	return end;
+}
+
+/* The first page from the cursor on and round that nobody has asked for, or the number of all. */
+static uint64_t next_unasked(const struct image *image)
+{
+	uint64_t page = find_unasked(image, image->cursor, image->total);
+
+	if (page < image->total)
+		return page;
+	page = find_unasked(image, 0, image->cursor);
+	return page < image->cursor ? page : image->total;
+}
+
 /* The next pages that nobody has asked for, from the cursor on and round. Returns false if there are none. */
 static bool next_chunk(const struct postcopy *postcopy, struct image *image, uint64_t *ret_number, uint64_t *ret_pages)
 {
-	for (uint64_t seen = 0; seen < image->total; seen++, image->cursor++) {
-		if (image->cursor >= image->total)
-			image->cursor = 0;
-		if (is_asked(image, image->cursor))
-			continue;
+	while ((image->cursor = next_unasked(image)) < image->total) {
 		uint64_t left, pages = 1, address = page_address(image, image->cursor);
 		if (!is_wanted(postcopy, image->id, address)) {
 			set_asked(image, image->cursor, true);

@@ -183,22 +183,12 @@ static void check_pids(struct answering *answering)
 	add_check(answering, "pids", &found);
 }
 
-static uint64_t meminfo_bytes(const char *text, const char *name)
-{
-	const char *value = proc_field(text, name);
-
-	return value ? strtoull(value, NULL, 10) << 10 : 0;
-}
-
 static void check_memory(struct answering *answering)
 {
 	uint64_t needed = answering->request->memory_bytes + answering->request->ghost_bytes;
-	_cleanup_free_ char *text = NULL;
+	uint64_t free_bytes = proc_free_memory_bytes();
 	struct failure found = {};
 
-	if (read_text_at(AT_FDCWD, "/proc/meminfo", &text, NULL) < 0)
-		return;
-	uint64_t free_bytes = meminfo_bytes(text, "MemAvailable") + meminfo_bytes(text, "SwapFree");
 	if (needed <= free_bytes)
 		return;
 	fail(&found, ENOMEM, "memory-short", "memory", "free some there, or --skip-check memory",

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/fd.h"
 #include "migrate/protocol_check.h"
 #include "migrate/stream.h"
@@ -177,6 +178,13 @@ void protocol_init(struct protocol *protocol, struct stream *stream, enum migrat
 	pthread_mutex_init(&protocol->send_lock, NULL);
 }
 
+void protocol_move(struct protocol *protocol, struct protocol *from)
+{
+	pthread_mutex_destroy(&from->send_lock);
+	*protocol = *from;
+	pthread_mutex_init(&protocol->send_lock, NULL);
+}
+
 void protocol_destroy(struct protocol *protocol)
 {
 	pthread_mutex_destroy(&protocol->send_lock);
@@ -274,6 +282,7 @@ int protocol_expect(struct protocol *protocol, enum message_type type, struct fa
 		    struct message *ret_message)
 {
 	const char *peer = protocol->side == MIGRATE_SOURCE ? "destination" : "source";
+	int64_t end_ms = clock_now_ms() + protocol->patience_ms;
 
 	for (;;) {
 		_cleanup_message_ struct message message = {};
@@ -291,6 +300,10 @@ int protocol_expect(struct protocol *protocol, enum message_type type, struct fa
 		if (message.type != MESSAGE_PROGRESS)
 			return fail(failure, EPROTO, "protocol-state", stream_peer(protocol->stream), NULL,
 				    "%s arrived where %s was to come", message_name(message.type), message_name(type));
+		if (protocol->patience_ms && clock_now_ms() >= end_ms)
+			return fail(failure, ETIMEDOUT, "link-timeout", stream_peer(protocol->stream),
+				    "its log says what it is busy with", "the other side has been busy for %d s",
+				    protocol->patience_ms / 1000);
 	}
 }
 

@@ -143,12 +143,15 @@ struct protocol {
 	struct stream *stream; /* borrowed */
 	enum migrate_side side;
 	enum migrate_state state;
-	bool resumes; /* the hello asked to resume */
+	bool resumes;    /* the hello asked to resume */
+	int patience_ms; /* how long protocol_expect() lets PROGRESS put it off; 0 = for ever */
 	pthread_mutex_t send_lock;
 };
 
 /* @stream stays the caller's and outlives the protocol. */
 void protocol_init(struct protocol *protocol, struct stream *stream, enum migrate_side side);
+/* Goes on where @from is, with its stream. No thread may use either; @from is to be destroyed by nobody. */
+void protocol_move(struct protocol *protocol, struct protocol *from);
 void protocol_destroy(struct protocol *protocol);
 
 /*
@@ -164,7 +167,8 @@ int protocol_send(struct protocol *protocol, enum message_type type, const void 
  */
 int protocol_receive(struct protocol *protocol, struct failure *failure, struct message *ret_message);
 /*
- * Like protocol_receive(), for a message that must be of @type; PROGRESS messages in between are passed over.
+ * Like protocol_receive(), for a message that must be of @type; PROGRESS messages in between are passed over, for
+ * patience_ms at most ("link-timeout").
  * ABORT becomes the failure that the other side had, with "destination: " or "source: " before its object.
  */
 int protocol_expect(struct protocol *protocol, enum message_type type, struct failure *failure,

@@ -90,12 +90,17 @@ static void write_journal(struct reception *reception, enum journal_state state)
 {
 	struct journal *journal = &reception->journal;
 	struct failure failure = {};
+	struct proc_stat stat;
 	char line[1024];
 
 	journal->role = JOURNAL_DESTINATION;
 	journal->state = state;
 	journal->pid = reception->root_pid;
 	journal->criu = getpid();
+	/* Before, it is another process's pid that is to be the root's. */
+	_cleanup_fd_ int proc_dirfd = state == JOURNAL_COPYING ? -1 : proc_open(reception->root_pid);
+	if (proc_dirfd >= 0 && !proc_read_stat(proc_dirfd, "stat", &stat))
+		journal->start_time = stat.start_time;
 	snprintf(journal->session, sizeof(journal->session), "%s", reception->session.join_id);
 	snprintf(journal->peer, sizeof(journal->peer), "%s", reception->session.peer_host);
 	if (state == JOURNAL_FETCHING)
@@ -387,6 +392,18 @@ static void tell_that_it_takes(void *context)
 	protocol_send(&reception->session.protocol, MESSAGE_PROGRESS, &progress, &ignored);
 }
 
+/* A restore whose memory does not come knows no more than that. */
+static void tell_lost_memory(struct reception *reception)
+{
+	struct failure cause = {};
+
+	if (strcmp(reception->failure.code, CRADLE_NO_MEMORY) != 0)
+		return;
+	end_fetch(reception, &cause);
+	if (failure_is_set(&cause))
+		reception->failure = cause;
+}
+
 static int build(struct reception *reception, const ImagesEnd *end)
 {
 	MigrateReady ready = MIGRATE_READY__INIT;
@@ -403,6 +420,8 @@ static int build(struct reception *reception, const ImagesEnd *end)
 	if (!error)
 		error = cradle_restore(reception->cradle, reception->fetch ? fetch_failed_fd(reception->fetch) : -1,
 				       tell_that_it_takes, reception, &reception->failure);
+	if (error < 0)
+		tell_lost_memory(reception);
 	reach(reception, "built");
 	/* From now on nobody but the source, or a person, can tell whether this copy is the one that lives. */
 	if (error < 0)
@@ -557,6 +576,8 @@ static int wait_for_decision(struct reception *reception)
 	sigaddset(&decisions, SIGINT);
 	sigprocmask(SIG_BLOCK, &decisions, NULL);
 	_cleanup_fd_ int signal_fd = signalfd(-1, &decisions, SFD_CLOEXEC);
+	/* The source need not have seen it: it may be one connection of several. */
+	stream_shutdown(reception->session.control);
 	note(reception, "the link broke while both sides hold the tree, stopped: waiting for the source; "
 			"`criu migrate --resume` or `--abort` decides here");
 	for (;;) {
@@ -647,6 +668,26 @@ static void forget_fetch(struct reception *reception)
 	close_fd_pointer(&reception->fetch_dirfd);
 }
 
+/*
+ * Ends what has been built. Tasks that wait for memory would go on with zeros if nobody held it any more, so a complete
+ * tree ends first; but a restore that waits for some ends only when it is let go.
+ */
+static void end_tree(struct reception *reception)
+{
+	bool complete = cradle_has_tree(reception->cradle);
+	struct failure ignored = {};
+
+	if (complete)
+		cradle_end(reception->cradle);
+	/* The source may let its tree run when it has read this: nothing that runs is left here. */
+	protocol_send_abort(&reception->session.protocol, &reception->failure);
+	end_fetch(reception, &ignored);
+	if (reception->fetch_dirfd >= 0)
+		fetch_abandon(reception->fetch_dirfd);
+	if (!complete)
+		cradle_end(reception->cradle);
+}
+
 static void end(struct reception *reception)
 {
 	bool goes_on = reception->tree_runs && is_missing(reception);
@@ -654,12 +695,7 @@ static void end(struct reception *reception)
 	if (reception->tree_runs) {
 		cradle_release(reception->cradle);
 	} else {
-		struct failure ignored = {};
-		protocol_send_abort(&reception->session.protocol, &reception->failure);
-		end_fetch(reception, &ignored);
-		if (reception->fetch_dirfd >= 0)
-			fetch_abandon(reception->fetch_dirfd);
-		cradle_end(reception->cradle);
+		end_tree(reception);
 		give_back_addresses(reception);
 	}
 	forget_fetch(reception);

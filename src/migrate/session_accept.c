@@ -111,8 +111,11 @@ static int recognise(struct session *session, const MigrateHello *hello, struct 
 		return r;
 	if (r < 0 || journal.state != JOURNAL_FETCHING || journal_secret(&journal, secret) < 0 ||
 	    !session_proof_equal(hello->session_secret.data, secret))
-		return fail(failure, ENOENT, "session-unknown", session->peer_host, NULL,
-			    "no session waits here for its source to come back");
+		return fail(
+			failure, ENOENT, "session-unknown", session->peer_host,
+			"look whether the tree runs here; if not, `criu migrate --resume` or --abort decides at the "
+			"source",
+			"no session waits here for its source to come back: its tree has ended, or was given up");
 	session->resume = true;
 	r = finish_return(session, hello, failure, &peer_state);
 	stream_set_timeout(session->control, -1);

@@ -11,8 +11,8 @@
 #include "migrate/migration.h"
 #include "migrate/stream.h"
 
-/* A link that broke after the tree was given away is tried again for so long. */
-enum { RECONNECT_SECONDS = 30, RECONNECT_PAUSE_MS = 500 };
+/* Between tries of a link that broke after the tree was given away. */
+enum { RECONNECT_PAUSE_MS = 500 };
 
 static int change_addresses(struct migration *migration,
 			    int (*change)(struct failure *failure, const struct moving_address *address))
@@ -65,7 +65,7 @@ static bool was_refused(const struct migration *migration)
 static int learn_outcome(struct migration *migration, bool *ret_runs_there)
 {
 	const struct timespec pause = {.tv_nsec = RECONNECT_PAUSE_MS * 1000000L};
-	uint64_t until = clock_now_us() + RECONNECT_SECONDS * 1000000ULL;
+	uint64_t until = clock_now_us() + migration->options->link_timeout_seconds * 1000000ULL;
 	enum migrate_state state;
 	bool missing;
 

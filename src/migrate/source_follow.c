@@ -13,7 +13,23 @@
 #include "migrate/migration.h"
 #include "migrate/stream.h"
 
-enum { RECONNECT_SECONDS = 30, RECONNECT_PAUSE_MS = 500 };
+enum { RECONNECT_PAUSE_MS = 500 };
+
+void migration_limit_silence(struct migration *migration)
+{
+	enum { BUSY_FACTOR = 20 };
+	int silence_ms = (int)migration->options->link_timeout_seconds * 1000;
+
+	stream_set_timeout(migration->session.control, silence_ms);
+	migration->session.protocol.patience_ms = BUSY_FACTOR * silence_ms;
+}
+
+/* While memory follows, all it has to say is that it has come. */
+static void allow_silence(struct migration *migration)
+{
+	stream_set_timeout(migration->session.control, -1);
+	migration->session.protocol.patience_ms = 0;
+}
 
 int migration_ask_again(struct migration *migration, enum migrate_state state, const struct wire_options *wire,
 			struct failure *failure, enum migrate_state *ret_state, bool *ret_missing)
@@ -41,7 +57,8 @@ int migration_ask_again(struct migration *migration, enum migrate_state state, c
 	migration_end_demand(migration);
 	session_close(&migration->session);
 	migration->session = again;
-	migration->session.protocol.stream = migration->session.control;
+	protocol_move(&migration->session.protocol, &again.protocol);
+	migration_limit_silence(migration);
 	return 0;
 }
 
@@ -135,7 +152,7 @@ static bool pause_between(const struct migration *migration)
 
 static int come_back_in_time(struct migration *migration, bool *ret_missing)
 {
-	uint64_t until = clock_now_us() + RECONNECT_SECONDS * 1000000ULL;
+	uint64_t until = clock_now_us() + migration->options->link_timeout_seconds * 1000000ULL;
 	char line[1024];
 	int error;
 
@@ -163,6 +180,7 @@ static int wait_until_complete(struct migration *migration)
 {
 	_cleanup_message_ struct message message = {};
 
+	allow_silence(migration);
 	/* From here on, giving up costs nothing but time. */
 	stream_set_cancel(migration->session.control, migration->wire->cancel_fd);
 	return protocol_expect(&migration->session.protocol, MESSAGE_POST_COPY_DONE, &migration->failure, &message);

@@ -117,6 +117,28 @@ static int announce(struct migration *migration, struct dump *dump)
 		     : protocol_send(&migration->session.protocol, MESSAGE_ROUND_BEGIN, &begin, &migration->failure);
 }
 
+/*
+ * Who hands pages over knows only that they are not taken. The channel knows more, and if it was the other side that
+ * ended it, that has said why.
+ */
+static void find_cause(struct migration *migration)
+{
+	enum { ABORT_WAIT_MS = 1000 };
+	_cleanup_message_ struct message message = {};
+	struct stream *control = migration->session.control;
+	struct failure cause = {}, ignored = {};
+
+	if (!page_channel_failure(migration->channel, &cause))
+		return;
+	migration->failure = cause;
+	if ((!strcmp(cause.code, "link-ended") || !strcmp(cause.code, "link-lost")) &&
+	    stream_wait(control, ABORT_WAIT_MS) > 0 &&
+	    !protocol_receive(&migration->session.protocol, &ignored, &message) && message.type == MESSAGE_ABORT) {
+		failure_clear(&migration->failure);
+		protocol_take_abort((const MigrateAbort *)message.body, "destination", &migration->failure);
+	}
+}
+
 /* Everything of the round is in place over there, and both sides agree how much it was. */
 static int end_round(struct migration *migration)
 {
@@ -125,8 +147,10 @@ static int end_round(struct migration *migration)
 	_cleanup_message_ struct message message = {};
 	int error = page_channel_barrier(migration->channel, &migration->failure);
 
-	if (error < 0)
+	if (error < 0) {
+		find_cause(migration);
 		return error;
+	}
 	page_channel_statistics(migration->channel, &now);
 	end.round = migration->round;
 	end.pages = now.pages - migration->sent.pages;
@@ -282,6 +306,8 @@ static int run_round(struct migration *migration, bool last)
 	error = dump_run(&dump, &migration->failure, &stats, &blockers);
 	if (!error && !last)
 		error = end_round(migration);
+	if (error < 0 && !strcmp(migration->failure.code, PAGE_SINK_FAILED))
+		find_cause(migration);
 	if (migration->throttle)
 		throttle_rest(migration->throttle);
 	migration->frozen_us = stats.frozen_time;
@@ -391,9 +417,6 @@ static int copy_running(struct migration *migration)
 	}
 }
 
-/* A destination that restores says so every few seconds. */
-enum { SILENCE_MS = 30000 };
-
 /* Everything that can be there before the tree stops: the process that becomes its root, and the connections. */
 static int prepare_post_copy(struct migration *migration)
 {
@@ -435,10 +458,7 @@ int migration_copy(struct migration *migration)
 		page_channel_set_bandwidth(migration->channel, 0);
 	migration_reach(migration, "frozen");
 	uint64_t before = migration->sent.raw_bytes;
-	/* The tree must not stand for ever because the other side is there and says nothing. */
-	stream_set_timeout(migration->session.control, SILENCE_MS);
 	error = run_round(migration, true);
-	stream_set_timeout(migration->session.control, -1);
 	migration->summary.last_bytes = migration->sent.raw_bytes - before;
 	if (!error)
 		migration->stopped = true;

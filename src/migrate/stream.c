@@ -10,6 +10,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/sockios.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -17,6 +18,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -303,6 +305,7 @@ int stream_writev(struct stream *stream, struct iovec *parts, int count)
 		ssize_t done = stream->operations->writev(stream, parts, count);
 
 		if (done >= 0) {
+			__atomic_add_fetch(&stream->written_bytes, (uint64_t)done, __ATOMIC_RELAXED);
 			skip_parts(&parts, &count, (size_t)done);
 			continue;
 		}
@@ -320,6 +323,15 @@ int stream_write_full(struct stream *stream, const void *buffer, size_t size)
 	struct iovec part = {.iov_base = (void *)buffer, .iov_len = size};
 
 	return stream_writev(stream, &part, 1);
+}
+
+uint64_t stream_delivered(const struct stream *stream)
+{
+	int queued = 0;
+
+	if (stream->is_socket && ioctl(stream->write_fd, SIOCOUTQ, &queued) < 0)
+		queued = 0;
+	return __atomic_load_n(&stream->written_bytes, __ATOMIC_RELAXED) - (uint64_t)queued;
 }
 
 int stream_fd(const struct stream *stream)

@@ -48,6 +48,7 @@ struct stream {
 	int stop_fd;            /* of pipes: an eventfd that stream_shutdown() makes readable; -1 = a socket */
 	bool stopped;           /* of pipes: stream_shutdown() was called */
 	uint64_t write_wait_ns; /* that the writing thread waited for the link in all; its own */
+	uint64_t written_bytes; /* atomic: read by any thread */
 	char peer[160];         /* for failures and the log: "10.0.0.2:7777", "ssh user@host" */
 };
 
@@ -92,6 +93,12 @@ int stream_write_full(struct stream *stream, const void *buffer, size_t size);
 /* Writes all parts; @parts is changed on the way. Returns 0 or -errno. */
 int stream_writev(struct stream *stream, struct iovec *parts, int count);
 
+/*
+ * About how many bytes the other side's kernel has taken (SIOCOUTQ; of what goes through a pipe: this side's pipe).
+ * Only a change says something: that the link moves. Any thread.
+ */
+uint64_t stream_delivered(const struct stream *stream);
+
 /* For poll(2): readable or hung up = stream_read_full() will find something, once stream_pending() is 0. */
 int stream_fd(const struct stream *stream);
 /* Bytes that can be read although poll(2) does not say so. */
@@ -124,9 +131,6 @@ void stream_linger(struct stream *stream);
 void stream_close(struct stream **stream);
 
 /* Closes the descriptors and frees without a word: another process goes on with the stream. *stream becomes NULL. */
-void stream_forget(struct stream **stream);
-
-/* Like stream_close() without a word: another process goes on with the stream. */
 void stream_forget(struct stream **stream);
 
 /* The other side, for messages. */

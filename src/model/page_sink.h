@@ -23,6 +23,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* The code of a failure whose cause only the sink knows. */
+#define PAGE_SINK_FAILED "page-sink"
+
 struct failure;
 struct page_sink;
 

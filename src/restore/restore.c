@@ -11,7 +11,6 @@
 
 #include <fcntl.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -33,17 +32,6 @@
 #include "restore/streamed.h"
 #include "restore/switch.h"
 #include "restore/tree.h"
-
-/* As many descriptors as the system lets us have: the task's own and ours beside them. */
-static void raise_descriptor_limit(void)
-{
-	struct rlimit limit;
-
-	if (!getrlimit(RLIMIT_NOFILE, &limit)) {
-		limit.rlim_cur = limit.rlim_max;
-		setrlimit(RLIMIT_NOFILE, &limit);
-	}
-}
 
 /*
  * Numbers that the kernel picks by itself (loader threads, helpers) should not be numbers that the tree wants:
@@ -171,7 +159,6 @@ static int run(struct restore *restore, pid_t *ret_pid)
 		return error;
 	progress_stage(restore, "read");
 	/* Reading the images makes files that are held above the tree's numbers. */
-	raise_descriptor_limit();
 	error = lazy_connect(restore);
 	if (!error)
 		error = read_images(restore);

@@ -74,7 +74,7 @@ static void *map_bytes(size_t bytes)
 	return memory;
 }
 
-static void open_rig(struct rig *rig, struct page_channel_options options, size_t count, uint64_t acknowledge_bytes)
+static void open_rig(struct rig *rig, struct page_channel_options options, size_t count)
 {
 	*rig = (struct rig){.count = count};
 	for (size_t i = 0; i < count; i++) {
@@ -90,9 +90,9 @@ static void open_rig(struct rig *rig, struct page_channel_options options, size_
 	options.streams = rig->source;
 	options.stream_count = count;
 	options.codecs = 7;
-	assert_int_equal(page_receiver_new(rig->destination, count, &operations, &rig->arrival, acknowledge_bytes,
-					   &rig->failure, &rig->receiver),
-			 0);
+	assert_int_equal(
+		page_receiver_new(rig->destination, count, &operations, &rig->arrival, &rig->failure, &rig->receiver),
+		0);
 	assert_int_equal(page_channel_new(&options, &rig->failure, &rig->channel), 0);
 }
 
@@ -143,7 +143,7 @@ static void round_trip(enum compress_mode compress, size_t streams)
 	struct page_channel_statistics statistics;
 	struct rig rig;
 
-	open_rig(&rig, (struct page_channel_options){.compress = compress}, streams, 0);
+	open_rig(&rig, (struct page_channel_options){.compress = compress}, streams);
 	for (uint32_t round = 1; round <= 3; round++) {
 		fill(rig.pages, round * 77);
 		send_all(&rig);
@@ -173,7 +173,7 @@ static void test_drop_and_zero(void **state)
 {
 	struct rig rig;
 
-	open_rig(&rig, (struct page_channel_options){}, 2, 0);
+	open_rig(&rig, (struct page_channel_options){}, 2);
 	assert_int_equal(page_channel_drop(rig.channel, SPACE_PROCESS, 41, BASE, 7, &rig.failure), 0);
 	assert_int_equal(page_channel_zero(rig.channel, SPACE_PROCESS, 41, BASE, 3, &rig.failure), 0);
 	assert_int_equal(page_channel_barrier(rig.channel, &rig.failure), 0);
@@ -189,10 +189,9 @@ static void test_refused_pieces(void **state)
 	struct page_buffer *buffer;
 	struct rig rig;
 
-	open_rig(&rig, (struct page_channel_options){}, 1, 0);
+	open_rig(&rig, (struct page_channel_options){}, 1);
 	assert_int_equal(page_channel_buffer(rig.channel, &rig.failure, &buffer), 0);
-	assert_int_equal(page_channel_submit(rig.channel, buffer, SPACE_PROCESS, 41, BASE, 100, false, &rig.failure),
-			 -EINVAL);
+	assert_int_equal(page_channel_submit(rig.channel, buffer, SPACE_PROCESS, 41, BASE, 100, &rig.failure), -EINVAL);
 	failure_clear(&rig.failure);
 	assert_int_equal(page_channel_drop(rig.channel, SPACE_PROCESS, 41, BASE, 0, &rig.failure), -EINVAL);
 	close_rig(&rig);
@@ -202,7 +201,7 @@ static void test_receiver_fails(void **state)
 {
 	struct rig rig;
 
-	open_rig(&rig, (struct page_channel_options){}, 3, 0);
+	open_rig(&rig, (struct page_channel_options){}, 3);
 	rig.arrival.refuse = ENOMEM;
 	fill(rig.pages, 5);
 	page_channel_send(rig.channel, SPACE_PROCESS, 41, BASE, rig.pages, SPACE_BYTES, &rig.failure);
@@ -218,7 +217,7 @@ static void test_link_lost(void **state)
 {
 	struct rig rig;
 
-	open_rig(&rig, (struct page_channel_options){}, 2, 0);
+	open_rig(&rig, (struct page_channel_options){}, 2);
 	fill(rig.pages, 6);
 	send_all(&rig);
 	stream_shutdown(rig.destination[1]);
@@ -260,64 +259,26 @@ static void test_cancel(void **state)
 	stream_close(&pair[1]);
 }
 
-/* ---- post-copy ---- */
+/* ---- patience ---- */
 
-struct wishes {
-	uint8_t acknowledged[PAGES];
-	uint64_t asked_address;
-	pthread_mutex_t lock;
-	pthread_cond_t changed;
-	uint64_t count;
-};
-
-static void acknowledged(void *context, uint32_t kind, uint32_t id, uint64_t address, uint64_t pages)
+/* The other side is there and takes nothing: the tree would stand for ever. */
+static void test_patience(void **state)
 {
-	struct wishes *wishes = context;
+	struct stream *pair[2];
+	struct page_channel *channel;
+	struct failure failure = {};
+	_cleanup_free_ uint8_t *noise = xcalloc(1, FRAME_MAX_BYTES);
 
-	pthread_mutex_lock(&wishes->lock);
-	for (uint64_t page = (address - BASE) / FRAME_PAGE_BYTES; pages; pages--, page++)
-		wishes->acknowledged[page]++;
-	pthread_cond_broadcast(&wishes->changed);
-	pthread_mutex_unlock(&wishes->lock);
-}
-
-static void request(void *context, uint32_t kind, uint32_t id, uint64_t address, uint32_t pages)
-{
-	struct wishes *wishes = context;
-
-	pthread_mutex_lock(&wishes->lock);
-	wishes->asked_address = address;
-	pthread_cond_broadcast(&wishes->changed);
-	pthread_mutex_unlock(&wishes->lock);
-}
-
-static bool all_acknowledged(const struct wishes *wishes)
-{
-	for (size_t page = 0; page < PAGES; page++)
-		if (wishes->acknowledged[page] != 1)
-			return false;
-	return true;
-}
-
-static void test_post_copy(void **state)
-{
-	static struct wishes wishes = {.lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
-	struct rig rig;
-
-	open_rig(&rig,
-		 (struct page_channel_options){.acknowledged = acknowledged, .request = request, .context = &wishes}, 2,
-		 1 << 20);
-	fill(rig.pages, 9);
-	assert_int_equal(page_receiver_request(rig.receiver, 1, SPACE_PROCESS, 41, BASE + 8192, 1, &rig.failure), 0);
-	assert_int_equal(page_channel_send(rig.channel, SPACE_PROCESS, 41, BASE, rig.pages, SPACE_BYTES, &rig.failure),
-			 0);
-	/* No barrier: what is in place is acknowledged all the same. */
-	pthread_mutex_lock(&wishes.lock);
-	while (!all_acknowledged(&wishes) || wishes.asked_address != BASE + 8192)
-		pthread_cond_wait(&wishes.changed, &wishes.lock);
-	pthread_mutex_unlock(&wishes.lock);
-	assert_memory_equal(rig.arrival.memory, rig.pages, SPACE_BYTES);
-	close_rig(&rig);
+	memset(noise, 1, FRAME_MAX_BYTES);
+	assert_int_equal(stream_pair(pair), 0);
+	const struct page_channel_options options = {.streams = pair, .stream_count = 1, .patience_ns = 50000000};
+	assert_int_equal(page_channel_new(&options, &failure, &channel), 0);
+	assert_int_equal(page_channel_send(channel, SPACE_PROCESS, 1, BASE, noise, FRAME_PAGE_BYTES, &failure), 0);
+	assert_int_equal(page_channel_barrier(channel, &failure), -ETIMEDOUT);
+	assert_string_equal(failure.code, "link-timeout");
+	page_channel_free(&channel);
+	stream_close(&pair[0]);
+	stream_close(&pair[1]);
 }
 
 /* ---- frames ---- */
@@ -464,7 +425,7 @@ static void test_limited_channel(void **state)
 	struct timespec start, end;
 	struct rig rig;
 
-	open_rig(&rig, (struct page_channel_options){.compress = COMPRESS_NONE, .bytes_per_second = 16 << 20}, 2, 0);
+	open_rig(&rig, (struct page_channel_options){.compress = COMPRESS_NONE, .bytes_per_second = 16 << 20}, 2);
 	memset(rig.pages, 1, SPACE_BYTES);
 	clock_gettime(CLOCK_MONOTONIC, &start);
 	send_all(&rig);
@@ -480,7 +441,7 @@ int main(void)
 		cmocka_unit_test(test_every_codec),    cmocka_unit_test(test_drop_and_zero),
 		cmocka_unit_test(test_refused_pieces), cmocka_unit_test(test_receiver_fails),
 		cmocka_unit_test(test_link_lost),      cmocka_unit_test(test_cancel),
-		cmocka_unit_test(test_post_copy),      cmocka_unit_test(test_damaged_frames),
+		cmocka_unit_test(test_patience),       cmocka_unit_test(test_damaged_frames),
 		cmocka_unit_test(test_choice),         cmocka_unit_test(test_incompressible),
 		cmocka_unit_test(test_bandwidth),      cmocka_unit_test(test_limited_channel),
 	};

@@ -121,7 +121,7 @@ static int serve(void *context, struct session_entry *entry)
 	SessionStatus status = SESSION_STATUS__INIT;
 
 	MUST(session_accept(&session, entry, serving->wire, &failure));
-	MUST(page_receiver_new(session.data, session.data_count, &operations, NULL, 0, &failure, &receiver));
+	MUST(page_receiver_new(session.data, session.data_count, &operations, NULL, &failure, &receiver));
 	MUST(protocol_expect(&session.protocol, MESSAGE_TREE, &failure, &message));
 	message_free(&message);
 	MUST(protocol_expect(&session.protocol, MESSAGE_ROUND_BEGIN, &failure, &message));

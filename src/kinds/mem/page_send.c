@@ -25,7 +25,7 @@ uint32_t page_run_flags(const struct page_run *run)
 
 int page_send_failed(struct dump *dump, int error)
 {
-	return fail_errno(&dump->failure, error, "page-sink", dump->options->page_sink->name, NULL,
+	return fail_errno(&dump->failure, error, PAGE_SINK_FAILED, dump->options->page_sink->name, NULL,
 			  "cannot hand memory pages over");
 }
 

@@ -14,6 +14,7 @@
 #include "image/image.h"
 #include "image/page_chain.h"
 #include "kinds/mem/page_copy.h"
+#include "kinds/mem/page_send.h"
 #include "kinds/mem/shmem_track.h"
 #include "model/page_sink.h"
 
@@ -132,8 +133,7 @@ static int send_piece(void *context, const struct page_range *piece, const char 
 static int fail_sending(struct dump *dump, int error, bool reading)
 {
 	return reading ? fail_errno(&dump->failure, error, "shmem-read", NULL, NULL, "cannot read shared memory")
-		       : fail_errno(&dump->failure, error, "page-sink", dump->options->page_sink->name, NULL,
-				    "cannot hand memory pages over");
+		       : page_send_failed(dump, error);
 }
 
 /* A sink that wants order gets each entry right before its pages. The last page may end beyond the file. */

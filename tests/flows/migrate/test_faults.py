@@ -153,6 +153,12 @@ def parent_of(host, pid):
     return None
 
 
+def stopped_session(host, receiver):
+    """Waits for the process of the session to stand at its state. Returns its pid."""
+    return hosts.wait_until(lambda: next((pid for pid in host.pids() if parent_of(host, pid) == receiver.pid and
+                                          state_of(host, pid) == "T"), None), explain=receiver.output)
+
+
 @pytest.mark.parametrize("state, victim", OTHERS)
 def test_other_process_is_killed(state, victim, directory):
     with changing(directory, 4, 1000) as (pair, program):
@@ -160,10 +166,7 @@ def test_other_process_is_killed(state, victim, directory):
         receiver = pair.receive(1, "--die-at", f"stop-{state}")
         sender = pair.start_migrate(program.pid, 0)
 
-        def stopped():
-            return next((pid for pid in there.pids() if parent_of(there, pid) == receiver.pid and
-                         state_of(there, pid) == "T"), None)
-        session = hosts.wait_until(stopped, explain=receiver.output)
+        session = stopped_session(there, receiver)
         killed = find_victim(there, program, receiver, session, victim)
         assert killed, f"nobody is the {victim} at {state}: {hosts.describe(there)}"
         assert there.kill(killed)
@@ -248,6 +251,58 @@ def test_link_while_memory_goes(fault, directory):
         move(pair, program, 0)
 
 
+def resident_bytes(host, pid):
+    with contextlib.suppress(OSError):
+        return int((host.proc / str(pid) / "statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+    return 0
+
+
+def test_link_is_held_while_memory_goes(directory):
+    """All is connected, and nothing moves: there is no reset to see."""
+    with relayed(directory, 64, 1000, quality=(0, 8 << 20)) as (pair, program, relay):
+        receiver = pair.receive(1)
+        sender = pair.start_migrate(program.pid, 0, "--compress", "none", "--link-timeout", "4",
+                                    port=relay.PORT)
+        # A part of the memory is there.
+        hosts.wait_until(lambda: resident_bytes(pair.hosts[1], program.pid) > 24 << 20, explain=receiver.output)
+        relay.do("hold")
+        sent = sender.wait()
+        assert sent.status == 1 and "has taken no memory for 4 s" in sent.output, sent
+        relay.do("go")
+        assert receiver.wait().status != 0
+        lives_on(pair, program, 0, "held while memory goes")
+
+
+@pytest.mark.parametrize("state", ["last-round", "restoring", "built"])
+def test_destination_is_silent_while_the_tree_stands(state, directory):
+    """It is there, and says nothing: the source goes on, and the destination lets go of all it has when it wakes up."""
+    with changing(directory, 4, 1000) as (pair, program):
+        receiver = pair.receive(1, "--die-at", f"stop-{state}")
+        sender = pair.start_migrate(program.pid, 0, "--link-timeout", "4")
+        session = stopped_session(pair.hosts[1], receiver)
+        sent = sender.wait()
+        assert sent.status == 1 and "does not answer" in sent.output, sent
+        assert is_live(pair.hosts[0], program.pid)
+        pair.hosts[1].kill(session, signal.SIGCONT)
+        assert receiver.wait().status != 0
+        lives_on(pair, program, 0, f"the destination was silent at {state}")
+
+
+def test_destination_is_silent_after_it_was_given_the_tree(directory):
+    """Only the destination knows; until it says so, the tree is kept here, stopped."""
+    with changing(directory, 4, 1000) as (pair, program):
+        receiver = pair.receive(1, "--die-at", "stop-committed")
+        sender = pair.start_migrate(program.pid, 0, "--link-timeout", "4")
+        session = stopped_session(pair.hosts[1], receiver)
+        sent = sender.wait()
+        assert sent.status == 1 and "--resume" in sent.output, sent
+        assert state_of(pair.hosts[0], program.pid) == "T" and not is_live(pair.hosts[1], program.pid)
+        pair.hosts[1].kill(session, signal.SIGCONT)
+        sent = pair.start_migrate(program.pid, 0).wait()
+        assert (sent.status, receiver.wait().status) == (0, 0), f"{sent}\n{receiver.output()}"
+        lives_on(pair, program, 1, "silent after it was given the tree")
+
+
 @pytest.mark.parametrize("options", [(), ("--post-copy",), ("--compress", "zstd", "--connections", "4")])
 def test_long_and_narrow_link(options, directory):
     """20 ms one way, 16 MB a second for all connections together."""
@@ -283,7 +338,7 @@ def test_no_room_there(directory):
         hosts.wait_until(lambda: "waiting for trees" in receiver.output(), explain=receiver.output)
         sent = pair.start_migrate(program.pid, 0).wait()
         received = receiver.wait()
-        assert (sent.status, received.status) == (1, 1) and "criu: " in sent.output, f"{sent}\n{received}"
+        assert (sent.status, received.status) == (1, 1) and "criu: destination: " in sent.output, f"{sent}\n{received}"
         lives_on(pair, program, 0, "no memory at the destination")
 
 

@@ -289,7 +289,7 @@ def test_silent_while_the_tree_stands(directory):
         with contextlib.closing(Destination(pair.hosts[1], hostile.TREE, lambda control: (
                 control.send(hostile.PROGRESS, encode((1, 0), (2, 0))), stays_silent(control)))) as destination:
             destination.start()
-            sender = pair.start_migrate(program.pid, 0, "--connections", "1", "--post-copy")
+            sender = pair.start_migrate(program.pid, 0, "--connections", "1", "--post-copy", "--link-timeout", "4")
             hosts.wait_until(silent.is_set, explain=sender.output)
             sent = sender.wait()
             destination.join()

@@ -8,7 +8,7 @@ import pytest
 
 import moving
 from program import Program
-from test_faults import DESTINATION_KILLED, SOURCE_KILLED, decide, has_ended, lives_on, relayed, state_of
+from test_faults import DESTINATION_KILLED, SOURCE_KILLED, decide, has_ended, lives_on, relayed, state_of, stopped_session
 from test_memory import changing, move
 
 import hosts
@@ -143,6 +143,19 @@ def test_link_while_memory_follows(fault, directory):
         sent = sender.wait()
         assert (sent.status, receiver.wait().status) == (0, 0), f"{sent}\n{receiver.output()}"
         arrived(pair, program, f"{fault} while memory follows")
+
+
+def test_one_connection_breaks_before_the_tree_is_given(directory):
+    """The others hold, so nobody is told: the source must not wait for an answer that cannot come."""
+    with relayed(directory, 16, 1000) as (pair, program, relay):
+        receiver = pair.receive(1, "--die-at", "stop-built")
+        sender = pair.start_migrate(program.pid, 0, *SLOW, port=relay.PORT)
+        session = stopped_session(pair.hosts[1], receiver)
+        relay.do("cut-last")
+        pair.hosts[1].kill(session, signal.SIGCONT)
+        sent = sender.wait()
+        assert (sent.status, receiver.wait().status) == (0, 0), f"{sent}\n{receiver.output()}"
+        arrived(pair, program, "one connection broke")
 
 
 def test_cancelled_while_memory_follows(directory):
