@@ -271,14 +271,26 @@ static int hand_over(struct dump *dump)
 	return steps && steps->written ? steps->written(dump->options->context, dump) : 0;
 }
 
-static int pre_dump(struct dump *dump, uint64_t begin)
+/* The first end of the stop counts. */
+static void end_stop(struct dump *dump)
+{
+	if (!dump->stats.frozen_time)
+		dump->stats.frozen_time = clock_now_us() - dump->freezing_us;
+}
+
+static void let_go(struct dump *dump)
+{
+	thaw_tree(dump);
+	end_stop(dump);
+}
+
+static int pre_dump(struct dump *dump)
 {
 	int error = pre_dump_frozen(dump);
 
 	if (!error)
 		error = dump_check_interrupted(&dump->failure);
-	thaw_tree(dump);
-	dump->stats.frozen_time = clock_now_us() - begin;
+	let_go(dump);
 	uint64_t running = clock_now_us();
 	if (!error)
 		error = pre_dump_running(dump);
@@ -344,7 +356,7 @@ static int leave_stopped(struct dump *dump)
 	for (size_t i = 0; i < dump->task_count; i++)
 		for (size_t t = 0; t < dump->tasks[i]->thread_count; t++)
 			dump->tasks[i]->threads[t].stop_signal = SIGSTOP;
-	thaw_tree(dump);
+	let_go(dump);
 	return 0;
 }
 
@@ -353,6 +365,8 @@ static void kill_tree(struct dump *dump)
 	for (size_t i = dump->task_count; i-- > 0;)
 		if (dump->tasks[i]->state != TASK_STATE_DEAD)
 			kill(dump->tasks[i]->pid, SIGKILL);
+	/* Nothing of it waits any more; that the kernel takes its memory back is nobody's stop. */
+	end_stop(dump);
 	/* A tracer must see each of its threads end before the parents can. */
 	for (size_t i = dump->task_count; i-- > 0;)
 		for (size_t t = dump->tasks[i]->thread_count; t-- > 0;) {
@@ -367,7 +381,7 @@ static int end_running(struct dump *dump)
 {
 	release_files(dump, false);
 	dump_stage(dump, "ending");
-	thaw_tree(dump);
+	let_go(dump);
 	int error = write_images(dump);
 	dump_stage(dump, "written");
 	return error ? error : hand_over(dump);
@@ -411,7 +425,7 @@ static int end_tree(struct dump *dump)
 
 	if (dump->only_explain) {
 		release_files(dump, false);
-		thaw_tree(dump);
+		let_go(dump);
 		return 0;
 	}
 	switch (dump->options->end_state) {
@@ -543,21 +557,20 @@ static int run(struct dump *dump, struct directory_listing *before)
 		return error;
 	if (!dump->options->pre_dump)
 		landlock_begin(dump);
-	uint64_t begin = clock_now_us();
+	dump->freezing_us = clock_now_us();
 	error = freeze_tree(dump);
-	dump->stats.freezing_time = clock_now_us() - begin;
+	dump->stats.freezing_time = clock_now_us() - dump->freezing_us;
 	if (error < 0)
 		return error;
 	if (dump->options->pre_dump)
-		return pre_dump(dump, begin);
+		return pre_dump(dump);
 	error = dump_frozen(dump);
 	if (!error)
 		error = end_tree(dump);
 	if (error < 0) {
 		release_files(dump, false);
-		thaw_tree(dump);
+		let_go(dump);
 	}
-	dump->stats.frozen_time = clock_now_us() - begin;
 	return error;
 }
 

@@ -114,6 +114,7 @@ struct dump {
 	uint64_t *own_namespaces;                   /* of criu (kinds/task/unsupported_state.c); NULL = not asked yet */
 	struct time_namespace_dump *time_namespace; /* of the root; NULL = not looked at yet */
 	DumpStatsEntry stats;
+	uint64_t freezing_us;                      /* when the stop began (base/clock.h) */
 	const struct xstate_layout *xstate_layout; /* of this CPU (kinds/task/registers.c) */
 	struct vm_flags_reader *vm_flags;          /* NULL = mappings are read from smaps */
 	struct restart_blocks *restart_blocks;     /* NULL = no thread has needed them yet */
