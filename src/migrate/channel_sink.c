@@ -6,6 +6,7 @@
 #include "base/fail.h"
 #include "migrate/page_channel.h"
 
+_Static_assert((int)FRAME_MAX_BYTES == PAGE_BUFFER_BYTES, "a piece fills a buffer");
 _Static_assert((int)SPACE_PROCESS == PAGE_SPACE_PROCESS && (int)SPACE_SHMEM == PAGE_SPACE_SHMEM, "same numbers");
 
 static int open_space(struct page_sink *sink, struct failure *failure, enum page_space space, uint64_t id,
@@ -17,14 +18,6 @@ static int open_space(struct page_sink *sink, struct failure *failure, enum page
 	return 0;
 }
 
-static int send_entry(struct page_sink *sink, enum page_space space, uint64_t id, uint64_t address, uint64_t pages,
-		      uint32_t flags)
-{
-	const struct channel_sink *own = (struct channel_sink *)sink;
-
-	return own->entry(own->context, space, id, address, pages, flags);
-}
-
 static int send_pages(struct page_sink *sink, enum page_space space, uint64_t id, uint64_t address, const void *data,
 		      size_t bytes)
 {
@@ -34,34 +27,40 @@ static int send_pages(struct page_sink *sink, enum page_space space, uint64_t id
 	return page_channel_send(own->channel, (enum space_kind)space, (uint32_t)id, address, data, bytes, &failure);
 }
 
+static int lend(struct page_sink *sink, struct page_buffer **ret_buffer)
+{
+	struct failure failure = {};
+
+	return page_channel_buffer(((struct channel_sink *)sink)->channel, &failure, ret_buffer);
+}
+
+static int send_lent(struct page_sink *sink, enum page_space space, uint64_t id, uint64_t address,
+		     struct page_buffer *buffer, size_t bytes)
+{
+	const struct channel_sink *own = (struct channel_sink *)sink;
+	struct failure failure = {};
+
+	if (bytes)
+		return page_channel_submit(own->channel, buffer, (enum space_kind)space, (uint32_t)id, address, bytes,
+					   &failure);
+	page_channel_return(own->channel, buffer);
+	return 0;
+}
+
 static int close_space(struct page_sink *sink, enum page_space space, uint64_t id)
 {
 	return 0;
 }
 
-static const struct page_sink_ops plain_ops = {
+static const struct page_sink_ops operations = {
 	.open = open_space,
 	.pages = send_pages,
+	.lend = lend,
+	.pages_lent = send_lent,
 	.close = close_space,
 };
 
-static const struct page_sink_ops pagemap_ops = {
-	.keeps_pagemap = true,
-	.open = open_space,
-	.entry = send_entry,
-	.pages = send_pages,
-	.close = close_space,
-};
-
-void channel_sink_init(struct channel_sink *sink, struct page_channel *channel,
-		       int (*entry)(void *context, enum page_space space, uint64_t id, uint64_t address, uint64_t pages,
-				    uint32_t flags),
-		       void *context)
+void channel_sink_init(struct channel_sink *sink, struct page_channel *channel)
 {
-	*sink = (struct channel_sink){
-		.sink = {.ops = entry ? &pagemap_ops : &plain_ops, .name = "the other side"},
-		.channel = channel,
-		.entry = entry,
-		.context = context,
-	};
+	*sink = (struct channel_sink){.sink = {.ops = &operations, .name = "the other side"}, .channel = channel};
 }

@@ -131,7 +131,7 @@ static int open_channel(struct migration *migration)
 	int error = page_channel_new(&options, &migration->failure, &migration->channel);
 
 	if (!error)
-		channel_sink_init(&migration->sink, migration->channel, NULL, NULL);
+		channel_sink_init(&migration->sink, migration->channel);
 	return error;
 }
 

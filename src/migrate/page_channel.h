@@ -21,15 +21,10 @@
 
 #include "base/fail.h"
 #include "migrate/frames.h"
+#include "model/page_sink.h"
 
 struct page_channel;
 struct stream;
-
-/* A buffer for one piece, from page_channel_buffer(). */
-struct page_buffer {
-	uint8_t *data;            /* FRAME_MAX_BYTES, aligned to pages */
-	struct page_buffer *next; /* private */
-};
 
 struct page_channel_options {
 	struct stream *const *streams; /* borrowed: closed by the caller after page_channel_free() */
@@ -61,8 +56,8 @@ int page_channel_new(const struct page_channel_options *options, struct failure 
 		     struct page_channel **ret_channel);
 
 /*
- * A buffer to fill; waits while all are in use. It goes back by page_channel_submit() or page_channel_return().
- * Returns 0 or the channel's failure. Any thread.
+ * A buffer to fill, of FRAME_MAX_BYTES; waits while all are in use. It goes back by page_channel_submit() or
+ * page_channel_return(). Returns 0 or the channel's failure. Any thread.
  */
 int page_channel_buffer(struct page_channel *channel, struct failure *failure, struct page_buffer **ret_buffer);
 void page_channel_return(struct page_channel *channel, struct page_buffer *buffer);

@@ -29,6 +29,13 @@
 struct failure;
 struct page_sink;
 
+/* Memory of a sink, which pages are read into. */
+struct page_buffer {
+	uint8_t *data;            /* PAGE_BUFFER_BYTES, aligned to pages */
+	struct page_buffer *next; /* the sink's own */
+};
+enum { PAGE_BUFFER_BYTES = 1 << 20 };
+
 enum page_space {
 	PAGE_SPACE_PROCESS = 1, /* id: the pid in the images; addresses of the process */
 	PAGE_SPACE_SHMEM = 2,   /* id: shmid; addresses are offsets in the shared memory */
@@ -53,6 +60,13 @@ struct page_sink_ops {
 	/* Returns 0 or -errno. Called from several threads at once unless the sink is ordered. */
 	int (*pages)(struct page_sink *sink, enum page_space space, uint64_t id, uint64_t address, const void *data,
 		     size_t bytes);
+	/*
+	 * The same without a copy; NULL = it has no memory to lend. lend() waits until there is some. It goes back with
+	 * pages_lent(): whole pages from its beginning on, or none (@bytes 0) after a failure. 0 or -errno.
+	 */
+	int (*lend)(struct page_sink *sink, struct page_buffer **ret_buffer);
+	int (*pages_lent)(struct page_sink *sink, enum page_space space, uint64_t id, uint64_t address,
+			  struct page_buffer *buffer, size_t bytes);
 	/* No more pages of this space will come. Returns 0 or -errno. */
 	int (*close)(struct page_sink *sink, enum page_space space, uint64_t id);
 };

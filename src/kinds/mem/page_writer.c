@@ -22,6 +22,8 @@
 
 #include "pagemap.pb-c.h"
 
+_Static_assert((int)PAGE_PIECE_BYTES == PAGE_BUFFER_BYTES, "a piece fills a buffer of a sink");
+
 enum {
 	PAGE_BYTES = 4096,
 	HOLE_BYTES = 64 * 1024,
@@ -127,6 +129,45 @@ static void stop(struct page_writer *writer, int error, bool writing)
 		atomic_store(&writer->error_writing, 1);
 }
 
+/* A whole piece into memory of the sink, which takes it as it is. Returns 1 (pieces) or -errno. */
+static int lend_piece(struct page_writer *writer, const struct page_piece *piece)
+{
+	struct page_sink *sink = writer->sink;
+	struct page_buffer *buffer;
+	size_t bytes = 0;
+	int error = sink->ops->lend(sink, &buffer);
+
+	if (error < 0) {
+		stop(writer, error, true);
+		return error;
+	}
+	int count = page_read(piece, 1, (char *)buffer->data, &bytes);
+	error = sink->ops->pages_lent(sink, PAGE_SPACE_PROCESS, piece->task->pid, piece->address, buffer,
+				      count < 0 ? 0 : bytes);
+	if (count < 0)
+		error = count;
+	if (error < 0)
+		stop(writer, error, count >= 0);
+	atomic_fetch_add(&writer->done_bytes, bytes);
+	return error < 0 ? error : count;
+}
+
+/* As many pieces as fit into the buffer. Returns how many were written, or -errno. */
+static int write_batch(struct job *job, const struct page_piece *pieces, size_t left)
+{
+	struct page_writer *writer = job->writer;
+	size_t bytes = 0;
+
+	if (writer->sink && writer->sink->ops->lend && pieces->bytes == PAGE_PIECE_BYTES)
+		return lend_piece(writer, pieces);
+	int count = page_read(pieces, left, job->buffer, &bytes);
+	int error = count < 0 ? count : put_batch(writer, pieces, count, job->buffer, bytes);
+	if (error < 0)
+		stop(writer, error, count >= 0);
+	atomic_fetch_add(&writer->done_bytes, bytes);
+	return error < 0 ? error : count;
+}
+
 static void *write_batches(void *argument)
 {
 	struct job *job = argument;
@@ -137,19 +178,10 @@ static void *write_batches(void *argument)
 		size_t first = atomic_fetch_add(&writer->next, CLAIM);
 		size_t end = first + CLAIM < writer->count ? first + CLAIM : writer->count;
 		while (first < end) {
-			size_t bytes;
-			int count = page_read(&writer->pieces[first], end - first, job->buffer, &bytes);
-			if (count < 0) {
-				stop(writer, count, false);
+			int count = write_batch(job, &writer->pieces[first], end - first);
+			if (count < 0)
 				return NULL;
-			}
-			int error = put_batch(writer, &writer->pieces[first], count, job->buffer, bytes);
-			if (error < 0) {
-				stop(writer, error, true);
-				return NULL;
-			}
 			first += count;
-			atomic_fetch_add(&writer->done_bytes, bytes);
 		}
 		report_progress(job);
 		if (end == writer->count)
