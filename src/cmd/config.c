@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "cmd/config.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/fd.h"
 
@@ -90,11 +92,35 @@ int config_parse(char *text, const char *file, struct options *options, unsigned
 }
 
 /* The text lives as long as the options, which point into it. */
+/* A path may name a pipe, which is read to its end, or a device that has none. */
+static int read_limited(const char *path, char **ret_text)
+{
+	enum { LIMIT_BYTES = 1 << 20 };
+	_cleanup_fd_ int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY);
+	_cleanup_free_ char *text = xcalloc(1, LIMIT_BYTES + 1);
+	size_t length = 0;
+	ssize_t got = 1;
+
+	if (fd < 0)
+		return -errno;
+	while (got > 0 && length <= LIMIT_BYTES) {
+		got = read(fd, text + length, LIMIT_BYTES + 1 - length);
+		if (got < 0)
+			return -errno;
+		length += (size_t)got;
+	}
+	if (length > LIMIT_BYTES)
+		return -EFBIG;
+	text[length] = 0;
+	*ret_text = TAKE_POINTER(text);
+	return 0;
+}
+
 static int read_file(const char *path, bool may_be_missing, struct options *options, unsigned verb,
 		     struct failure *failure)
 {
 	char *text;
-	int r = read_text_at(AT_FDCWD, path, &text, NULL);
+	int r = read_limited(path, &text);
 
 	if (may_be_missing && (r == -ENOENT || r == -ENOTDIR))
 		return 0;
@@ -118,7 +144,9 @@ int config_read(const struct options *command_line, struct options *options, uns
 		if (home && *home) {
 			_cleanup_free_ char *path = xasprintf("%s/.criu/default.conf", home);
 
-			r = read_file(path, true, options, verb, failure);
+			/* HOME may be that of somebody else: after su, or in a service. */
+			if (faccessat(AT_FDCWD, path, R_OK, AT_EACCESS) == 0 || errno != EACCES)
+				r = read_file(path, true, options, verb, failure);
 			if (r < 0)
 				return r;
 		}

@@ -19,6 +19,7 @@ static int read_all(struct page_chain *chain, int dirfd, struct page_places *use
 	_cleanup_dir_ DIR *directory = NULL;
 	struct dirent *entry;
 	int fd = openat(dirfd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC), error = 0;
+	bool found = false;
 
 	directory = fd < 0 ? NULL : fdopendir(fd);
 	if (!directory)
@@ -29,12 +30,16 @@ static int read_all(struct page_chain *chain, int dirfd, struct page_places *use
 		bool shmem = sscanf(entry->d_name, "pagemap-shmem-%lu.img", &id) == 1;
 		if (!shmem && sscanf(entry->d_name, "pagemap-%lu.img", &id) != 1)
 			continue;
+		found = true;
 		error = page_chain_read(chain, shmem ? IMAGE_SHMEM_PAGEMAP : IMAGE_PAGEMAP, id, UINT64_MAX, &places);
 		for (size_t i = 0; !error && i < places->count; i++) {
 			ARRAY_GROW(used->items, used->count, used->capacity);
 			used->items[used->count++] = places->items[i];
 		}
 	}
+	if (!found)
+		return fail(failure, ENOENT, "image-missing", "images directory", "name it with --images-dir",
+			    "there are no images of memory in it");
 	return error;
 }
 

@@ -164,12 +164,12 @@ static int move_tree(struct migration *migration)
 		return error;
 	migration_reach(migration, "connecting");
 	error = session_connect(&migration->session, &migration->options->endpoint, wire, &migration->failure);
-	if (!error) {
-		migration_limit_silence(migration);
+	if (!error)
 		error = run_preflight(migration);
-	}
 	if (error || wire->dry_run)
 		return error;
+	/* Not before: a destination may read large files to find what of them is to be sent. */
+	migration_limit_silence(migration);
 	migration_reach(migration, "rounds");
 	error = open_channel(migration);
 	migration_write_journal(migration, JOURNAL_COPYING);

@@ -139,7 +139,27 @@ def test_events_of_a_wrong_command_line(host):
         assert json.loads(result.output)["event"] == "failure", result
 
 
-def test_dedup_tells_its_end(host, directory):
-    (directory / "none").mkdir()
-    result = host.run([hosts.CRIU, "dedup", "-D", directory / "none", "--json"])
+def test_dedup_tells_its_end(host, directory, dumped):
+    result = host.run([hosts.CRIU, "dedup", "-D", directory / "images", "--json"])
     assert result.status == 0 and json.loads(result.output) == {"event": "done"}, result
+    (directory / "none").mkdir()
+    result = host.run([hosts.CRIU, "dedup", "-D", directory / "none"])
+    assert result.status == 1 and "no images of memory" in result.output, result
+
+
+def test_config_that_never_ends(host, directory):
+    result = host.run([hosts.CRIU, "dump", "-t", "1", "-D", directory, "--config", "/dev/zero"])
+    assert result.status == 1 and result.output.startswith("criu: /dev/zero: "), result
+
+
+def test_home_of_somebody_else(host, directory):
+    """After su, HOME may be one that this user may not look into."""
+    (directory / "home" / ".criu").mkdir(parents=True)
+    (directory / "home" / ".criu" / "default.conf").write_text("bogus\n")
+    (directory / "home").chmod(0o700)
+    (directory / "images").mkdir()
+    command = [hosts.CRIU, "show", "-D", directory / "images"]
+    result = host.run(["env", f"HOME={directory / 'home'}", *command])
+    assert result.status == 1 and "default.conf" in result.output, result
+    result = host.run(["setpriv", "--reuid", "65534", "--clear-groups", "env", f"HOME={directory / 'home'}", *command])
+    assert result.status == 1 and "default.conf" not in result.output, result
