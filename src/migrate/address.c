@@ -25,6 +25,7 @@ enum { REPLY_BYTES = 16384, ANNOUNCEMENTS = 2, HARDWARE_BYTES = 6 };
 
 struct address_block {
 	struct nft_session *session;
+	char table[32 + INET6_ADDRSTRLEN]; /* of its own: a table with an owner is one session's alone */
 };
 
 static size_t address_bytes(const struct moving_address *address)
@@ -315,6 +316,14 @@ int address_announce(struct failure *failure, const struct moving_address *addre
 
 /* ---- silence ---- */
 
+/* "criu-address-PID-ADDRESS"; names have no colons. */
+static void name_table(struct address_block *block, const char *address)
+{
+	snprintf(block->table, sizeof(block->table), "criu-address-%d-%s", getpid(), address);
+	for (char *colon = block->table; (colon = strchr(colon, ':'));)
+		*colon = '-';
+}
+
 int address_block(struct failure *failure, const struct moving_address *address, struct address_block **ret_block)
 {
 	struct address_block *block = xcalloc(1, sizeof(*block));
@@ -322,13 +331,14 @@ int address_block(struct failure *failure, const struct moving_address *address,
 	char text[INET6_ADDRSTRLEN];
 
 	inet_ntop(address->family, address->address, text, sizeof(text));
-	_cleanup_free_ char *commands =
-		xasprintf("add table inet criu-address-%d { flags owner; }\n"
-			  "add chain inet criu-address-%d in { type filter hook input priority -350; }\n"
-			  "add chain inet criu-address-%d out { type filter hook output priority -350; }\n"
-			  "add rule inet criu-address-%d in %s daddr %s meta l4proto { tcp, udp } drop\n"
-			  "add rule inet criu-address-%d out %s saddr %s meta l4proto { tcp, udp } drop\n",
-			  getpid(), getpid(), getpid(), getpid(), family, text, getpid(), family, text);
+	name_table(block, text);
+	const char *table = block->table;
+	_cleanup_free_ char *commands = xasprintf("add table inet %s { flags owner; }\n"
+						  "add chain inet %s in { type filter hook input priority -350; }\n"
+						  "add chain inet %s out { type filter hook output priority -350; }\n"
+						  "add rule inet %s in %s daddr %s meta l4proto { tcp, udp } drop\n"
+						  "add rule inet %s out %s saddr %s meta l4proto { tcp, udp } drop\n",
+						  table, table, table, table, family, text, table, family, text);
 	int error = nft_session_open(failure, -1, &block->session);
 	if (!error) {
 		error = nft_session_run(block->session, commands, false);
@@ -346,12 +356,12 @@ int address_block(struct failure *failure, const struct moving_address *address,
 
 void address_unblock(struct address_block *block)
 {
-	char command[64];
+	char command[sizeof(block->table) + 32];
 
 	if (!block)
 		return;
 	/* Removing what hooks into the network takes its time; rules do not. The table goes with its session. */
-	snprintf(command, sizeof(command), "flush table inet criu-address-%d", getpid());
+	snprintf(command, sizeof(command), "flush table inet %s", block->table);
 	if (block->session && !nft_session_run(block->session, command, false))
 		nft_session_leave(TAKE_POINTER(block->session));
 	nft_session_close(block->session);

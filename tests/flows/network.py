@@ -49,7 +49,7 @@ def three_hosts():
         yield client, source, target
 
 
-def socket_in(host, kind=socket.SOCK_STREAM):
+def socket_in(host, kind=socket.SOCK_STREAM, family=socket.AF_INET):
     """A socket of the host's network."""
     made = []
 
@@ -57,7 +57,7 @@ def socket_in(host, kind=socket.SOCK_STREAM):
         with open(f"/proc/{host.first_pid}/ns/net") as namespace:
             if ctypes.CDLL(None, use_errno=True).setns(namespace.fileno(), CLONE_NEWNET):
                 raise OSError(ctypes.get_errno(), "setns")
-        made.append(socket.socket(socket.AF_INET, kind))
+        made.append(socket.socket(family, kind))
     thread = threading.Thread(target=make)  # a namespace belongs to a thread, which ends
     thread.start()
     thread.join()
@@ -71,7 +71,7 @@ class Stream:
     PLUS_ONE = bytes((value + 1) & 255 for value in PATTERN)
 
     def __init__(self, host, address=SERVER_ADDRESS):
-        self.socket = socket_in(host)
+        self.socket = socket_in(host, family=socket.AF_INET6 if ":" in address else socket.AF_INET)
         self.socket.settimeout(hosts.COMMAND_SECONDS)
         self.socket.connect((address, PORT))
         self.sent = self.received = 0
@@ -150,10 +150,10 @@ def locks(host):
     return [line.split()[2] for line in tables(host).splitlines() if line.startswith("table inet criu-")]
 
 
-def start_server(host, directory):
+def start_server(host, directory, *arguments):
     """A stream_server that listens, and its output file."""
     output = directory / "server.log"
-    process = host.start([STREAM_SERVER, PORT], cwd=directory, output=output)
+    process = host.start([STREAM_SERVER, PORT, *arguments], cwd=directory, output=output)
 
     def listens():
         with open(f"/proc/{host.first_pid}/net/tcp") as rows:

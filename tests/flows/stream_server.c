@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * stream_server PORT: accepts connections and sends back each byte that it gets, plus one (modulo 256).
+ * stream_server PORT [both]: accepts connections and sends back each byte that it gets, plus one (modulo 256).
+ * "both": of IPv6 as well as of IPv4, each by a listener of its own.
  * Any number of connections, one thread. A connection that ends is closed and said on standard output, with the
  * reason. After the peer's end of file the rest is answered, then the connection is closed.
  */
@@ -16,6 +17,7 @@
 
 #define CONNECTIONS_MAX 64
 #define BUFFER_BYTES (256 << 10)
+#define LISTENERS 2
 
 struct connection {
 	int fd;
@@ -94,16 +96,31 @@ static void serve(int index, short events)
 		end_connection(index, why);
 }
 
-static int listen_on(const char *port)
+static int listen_on(const struct sockaddr *address, socklen_t size)
 {
-	struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((uint16_t)atoi(port))};
-	int fd = socket(AF_INET, SOCK_STREAM, 0);
+	int fd = socket(address->sa_family, SOCK_STREAM, 0);
 	int one = 1;
 
 	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
-	if (fd < 0 || bind(fd, (struct sockaddr *)&address, sizeof(address)) || listen(fd, 64))
+	if (address->sa_family == AF_INET6)
+		setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &one, sizeof(one));
+	if (fd < 0 || bind(fd, address, size) || listen(fd, 64))
 		die("listen");
 	return fd;
+}
+
+static int listen_ipv4(uint16_t port)
+{
+	struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(port)};
+
+	return listen_on((struct sockaddr *)&address, sizeof(address));
+}
+
+static int listen_ipv6(uint16_t port)
+{
+	struct sockaddr_in6 address = {.sin6_family = AF_INET6, .sin6_port = htons(port)};
+
+	return listen_on((struct sockaddr *)&address, sizeof(address));
 }
 
 static short wanted_events(const struct connection *connection)
@@ -114,22 +131,28 @@ static short wanted_events(const struct connection *connection)
 
 int main(int argc, char **argv)
 {
-	int listener = listen_on(argc > 1 ? argv[1] : "7000");
+	uint16_t port = (uint16_t)(argc > 1 ? atoi(argv[1]) : 7000);
+	/* IPv6 first: who sees the other one listen knows that both do. */
+	int listeners[LISTENERS] = {argc > 2 ? listen_ipv6(port) : -1, -1};
 
+	listeners[1] = listen_ipv4(port);
 	for (;;) {
-		struct pollfd events[CONNECTIONS_MAX + 1];
+		struct pollfd events[CONNECTIONS_MAX + LISTENERS];
 		int served = count;
 
 		for (int i = 0; i < served; i++)
 			events[i] = (struct pollfd){.fd = connections[i]->fd, .events = wanted_events(connections[i])};
-		events[served] = (struct pollfd){.fd = count < CONNECTIONS_MAX ? listener : -1, .events = POLLIN};
-		if (poll(events, (nfds_t)served + 1, -1) < 0)
+		for (int i = 0; i < LISTENERS; i++)
+			events[served + i] = (struct pollfd){
+				.fd = count + LISTENERS <= CONNECTIONS_MAX ? listeners[i] : -1, .events = POLLIN};
+		if (poll(events, (nfds_t)served + LISTENERS, -1) < 0)
 			die("poll");
 		/* From the end: a connection that ends is replaced by the last, which was served already. */
 		for (int i = served - 1; i >= 0; i--)
 			if (events[i].revents)
 				serve(i, events[i].revents);
-		if (events[served].revents)
-			accept_one(listener);
+		for (int i = 0; i < LISTENERS; i++)
+			if (events[served + i].revents)
+				accept_one(listeners[i]);
 	}
 }

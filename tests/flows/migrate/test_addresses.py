@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Addresses that move with a server, under connections that stay open: IPv6, and both families with one command."""
+import contextlib
+import subprocess
+
+import pytest
+
+import moving
+import network
+
+import hosts
+
+CLIENT, SERVICE = "fd00::9", "fd00::5"
+IPV6 = ("--address", f"{SERVICE}/64@eth0")
+
+
+def give_ipv6(host, address, device):
+    # Without the wait for somebody else who has it.
+    network.ip(host, "address", "add", f"{address}/64", "dev", device, "nodad")
+
+
+class BothFamilies(moving.Segment):
+    def connect(self, stack):
+        super().connect(stack)
+        give_ipv6(self.client, CLIENT, "bridge")
+        give_ipv6(self.hosts[0], SERVICE, "eth0")
+        give_ipv6(self.hosts[0], "fd00::1", "eth0")
+        give_ipv6(self.hosts[1], "fd00::2", "eth0")
+
+
+def addresses(host):
+    """Those of eth0 that can be used at once."""
+    command = [*host.namespace_command("net"), "ip", "-oneline", "address", "show", "dev", "eth0"]
+    lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+    return {line.split()[3] for line in lines if "tentative" not in line}
+
+
+@contextlib.contextmanager
+def streaming(directory, *services):
+    """(segment, server, a stream to each of the services)"""
+    with moving.pair(BothFamilies) as segment, contextlib.ExitStack() as stack:
+        server = network.start_server(segment.hosts[0], directory, "both")
+        streams = [stack.enter_context(contextlib.closing(network.Stream(segment.client, address)))
+                   for address in services]
+        for stream in streams:
+            stream.progress()
+        yield segment, server, streams
+
+
+def move(segment, server, here, streams, *options):
+    segment.move(server.pid, here, *options)
+    segment.hosts[here].wait_empty()
+    for stream in streams:
+        stream.progress()
+    for host in segment.hosts:
+        assert not [line for line in network.tables(host).splitlines() if "criu" in line], "packets are held back"
+
+
+@pytest.mark.parametrize("way", [(), ("--post-copy",)], ids=["rounds", "post-copy"])
+def test_ipv6(directory, way):
+    with streaming(directory, SERVICE) as (segment, server, streams):
+        for here in (0, 1):
+            move(segment, server, here, streams, *IPV6, *way)
+            assert f"{SERVICE}/64" not in addresses(segment.hosts[here])
+            assert f"{SERVICE}/64" in addresses(segment.hosts[1 - here])
+        streams[0].finish()
+
+
+def test_both_families_at_once(directory):
+    with streaming(directory, SERVICE, moving.Segment.SERVICE) as (segment, server, streams):
+        for here in (0, 1):
+            move(segment, server, here, streams, *IPV6, *segment.MOVED)
+            moved = {f"{SERVICE}/64", f"{segment.SERVICE}/24"}
+            assert not moved & addresses(segment.hosts[here])
+            assert moved <= addresses(segment.hosts[1 - here])
+        for stream in streams:
+            stream.finish()
+
+
+def test_an_address_that_stays_is_told(directory):
+    """The connection would break, so nothing moves until it is named too."""
+    with streaming(directory, SERVICE) as (segment, server, streams):
+        refused, _ = segment.migrate(server.pid, 0, *segment.MOVED)
+        assert refused.status == 1 and SERVICE in refused.output and "--address" in refused.output, refused
+        assert f"{segment.SERVICE}/24" in addresses(segment.hosts[0])
+        assert f"{segment.SERVICE}/24" not in addresses(segment.hosts[1])
+        streams[0].progress()
+        move(segment, server, 0, streams, *IPV6)
+        streams[0].finish()
