@@ -169,16 +169,20 @@ static void close_descriptors(const struct options *options)
 
 /*
  * As many descriptors as the system lets us have: there are some of each process of the tree, and at its restore all of
- * a process's own beside them. What is restored has the limits of its images.
+ * a process's own beside them. `ulimit -n` sets the hard limit too, which takes a capability to raise. What is restored
+ * has the limits of its images.
  */
 static void raise_descriptor_limit(void)
 {
-	struct rlimit limit;
+	enum { LARGE_TREE = 1 << 16 };
+	struct rlimit limit, higher = {LARGE_TREE, LARGE_TREE};
 
-	if (!getrlimit(RLIMIT_NOFILE, &limit)) {
-		limit.rlim_cur = limit.rlim_max;
-		setrlimit(RLIMIT_NOFILE, &limit);
-	}
+	if (getrlimit(RLIMIT_NOFILE, &limit))
+		return;
+	if (limit.rlim_max < LARGE_TREE && !setrlimit(RLIMIT_NOFILE, &higher))
+		return;
+	limit.rlim_cur = limit.rlim_max;
+	setrlimit(RLIMIT_NOFILE, &limit);
 }
 
 int command_setup(struct command *command)

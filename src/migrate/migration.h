@@ -51,6 +51,8 @@ struct migration {
 	uint64_t round_us, frozen_us;             /* the round before: how long it took, and how long the tree stood */
 	uint64_t shared_bytes, shared_sent_bytes; /* the round before: of shared memory looked at, and sent */
 	double bytes_per_us;                      /* of memory, in the round before; 0 = not known */
+	double fastest_bytes_per_us;              /* of all rounds */
+	size_t process_count;                     /* of the round before */
 	struct migrate_summary summary;
 };
 

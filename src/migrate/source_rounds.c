@@ -109,6 +109,7 @@ static int announce(struct migration *migration, struct dump *dump)
 		error = describe_task(migration, dump, dump->tasks[i], &tasks[i]);
 		tree.tasks[tree.n_tasks++] = &tasks[i];
 	}
+	migration->process_count = tree.n_tasks;
 	if (!error)
 		error = protocol_send(&migration->session.protocol, MESSAGE_TREE, &tree, &migration->failure);
 	if (!error)
@@ -333,6 +334,8 @@ static int estimate(struct migration *migration, uint64_t sent_before, uint64_t 
 	/* Little data says nothing about the link. */
 	if (sent_bytes >= 1 << 20 || migration->bytes_per_us == 0)
 		migration->bytes_per_us = (double)(sent_bytes + FRAME_PAGE_BYTES) / (double)migration->round_us;
+	if (migration->fastest_bytes_per_us < migration->bytes_per_us)
+		migration->fastest_bytes_per_us = migration->bytes_per_us;
 	/*
 	 * Of shared memory only a round tells what has changed. So it does of pages that children share since a fork:
 	 * they are never armed, and count as changed.
@@ -346,6 +349,21 @@ static int estimate(struct migration *migration, uint64_t sent_before, uint64_t 
 				       (uint64_t)((double)report->dirty_bytes / migration->bytes_per_us);
 	*ret_downtime_us = report->downtime_estimate_us;
 	return 0;
+}
+
+/*
+ * Whether the memory that is left goes in the time that is allowed. Rounds can make nothing else shorter: to stop a
+ * large tree and to build it takes its time, and so does a round of it, however little is sent. A process also changes
+ * a page or two by being stopped (its restartable sequence, its stack).
+ */
+static bool memory_fits(const struct migration *migration)
+{
+	enum { STOPPING_PAGES = 4 };
+	uint64_t dirty_bytes = migration->report.dirty_bytes;
+	uint64_t stopping_bytes = migration->process_count * STOPPING_PAGES * FRAME_PAGE_BYTES;
+	uint64_t left_bytes = dirty_bytes > stopping_bytes ? dirty_bytes - stopping_bytes : 0;
+
+	return (double)left_bytes / migration->fastest_bytes_per_us <= migration->options->downtime_ms * 1e3;
 }
 
 /* Memory changes faster than it goes: the tree gets less of the processor, a step more each round. */
@@ -401,6 +419,8 @@ static int copy_running(struct migration *migration)
 		if (error < 0 || downtime_us <= migration->options->downtime_ms * 1000ULL)
 			return error;
 		bool stuck = before && downtime_us > before - before / 10;
+		if (stuck && memory_fits(migration))
+			return 0;
 		/* Nothing is gained by waiting for the end of the time. */
 		if (migration->options->at_timeout == MIGRATE_POST_COPY &&
 		    (is_time_over(migration) || (stuck && !migration->options->throttle))) {

@@ -17,6 +17,7 @@ class Pair:
     """hosts[0] and hosts[1]; a program begins on hosts[0]."""
 
     key = None  # file with a key that both sides share: TLS
+    before = []  # words that go before criu on both sides: what limits it
 
     def __init__(self, stack):
         self.hosts = [stack.enter_context(hosts.Host(net=True)),
@@ -38,7 +39,7 @@ class Pair:
 
     def receive(self, there, *options):
         """`criu receive` on hosts[@there], listening."""
-        process = self.hosts[there].start([str(hosts.CRIU), "receive", "--listen", f"{ADDRESSES[there]}:{PORT}",
+        process = self.hosts[there].start([*self.before, str(hosts.CRIU), "receive", "--listen", f"{ADDRESSES[there]}:{PORT}",
                                            *self.wire()[0], "--once", *map(str, options)])
         hosts.wait_until(lambda: "waiting for trees" in process.output() or process.tag in process.host.ended,
                          explain=process.output)
@@ -47,7 +48,7 @@ class Pair:
     def start_migrate(self, pid, here, *options, port=PORT):
         """`criu migrate` on hosts[@here], which goes on."""
         wire, scheme = self.wire()
-        return self.hosts[here].start([str(hosts.CRIU), "migrate", "--tree", str(pid), *wire, *map(str, options),
+        return self.hosts[here].start([*self.before, str(hosts.CRIU), "migrate", "--tree", str(pid), *wire, *map(str, options),
                                        f"{scheme}://{ADDRESSES[1 - here]}:{port}"])
 
     def migrate(self, pid, here, *options, receive_options=(), seconds=None):
