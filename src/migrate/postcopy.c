@@ -20,6 +20,7 @@
 #include "base/fd.h"
 #include "base/log.h"
 #include "migrate/lazy_guard.h"
+#include "migrate/postcopy_image.h"
 #include "model/lazy_memory.h"
 
 enum {
@@ -37,17 +38,6 @@ struct space {
 	struct lazy_ranges ranges;
 };
 
-/* The pages of one dumped process. */
-struct image {
-	uint32_t id;
-	const struct page_places *places;
-	uint64_t *first; /* by index of the place: pages before it */
-	uint64_t total;
-	uint8_t *asked; /* one bit for each page */
-	uint64_t cursor;
-	bool touched; /* had a fault since others were looked at */
-};
-
 struct flight {
 	uint32_t id;
 	uint64_t address, pages;
@@ -60,7 +50,7 @@ struct postcopy {
 	uint32_t last_number;
 	struct space **spaces;
 	size_t space_count, space_capacity;
-	struct image **images;
+	struct postcopy_image **images;
 	size_t image_count, image_capacity;
 	struct flight *flights;
 	size_t flight_count, flight_capacity;
@@ -68,21 +58,7 @@ struct postcopy {
 
 /* ---- images ---- */
 
-static const uint8_t all_asked[8] = {0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff};
-
-static bool is_asked(const struct image *image, uint64_t page)
-{
-	return image->asked[page / 8] >> (page % 8) & 1;
-}
-
-static void set_asked(struct image *image, uint64_t page, bool asked)
-{
-	uint8_t bit = 1U << (page % 8);
-
-	image->asked[page / 8] = asked ? image->asked[page / 8] | bit : image->asked[page / 8] & ~bit;
-}
-
-static struct image *find_image(const struct postcopy *postcopy, uint32_t id)
+static struct postcopy_image *find_image(const struct postcopy *postcopy, uint32_t id)
 {
 	for (size_t i = 0; i < postcopy->image_count; i++)
 		if (postcopy->images[i]->id == id)
@@ -90,7 +66,8 @@ static struct image *find_image(const struct postcopy *postcopy, uint32_t id)
 	return NULL;
 }
 
-static int add_image(struct postcopy *postcopy, uint32_t id)
+/* @state_fd: of a space that wants its pages. */
+static int add_image(struct postcopy *postcopy, uint32_t id, int state_fd)
 {
 	const struct page_places *places;
 
@@ -99,49 +76,9 @@ static int add_image(struct postcopy *postcopy, uint32_t id)
 	int error = postcopy->supply->ops->places(postcopy->supply, postcopy->failure, id, &places);
 	if (error < 0)
 		return error;
-	struct image *image = xcalloc(1, sizeof(*image));
-	*image = (struct image){.id = id, .places = places, .first = xcalloc(places->count + 1, sizeof(uint64_t))};
-	for (size_t i = 0; i < places->count; i++) {
-		image->first[i] = image->total;
-		image->total += places->items[i].pages;
-	}
-	image->asked = xcalloc(image->total / 8 + 1, 1);
 	ARRAY_GROW(postcopy->images, postcopy->image_count, postcopy->image_capacity);
-	postcopy->images[postcopy->image_count++] = image;
+	postcopy->images[postcopy->image_count++] = postcopy_image_new(id, places, state_fd);
 	return 0;
-}
-
-static void free_image(struct image *image)
-{
-	free(image->first);
-	free(image->asked);
-	free(image);
-}
-
-/* The number of the page among those of the image; UINT64_MAX = the image does not have it. */
-static uint64_t page_number(const struct image *image, uint64_t address, uint64_t *ret_pages_left)
-{
-	size_t index = page_places_find(image->places, address);
-	const struct page_place *place = &image->places->items[index];
-
-	if (index >= image->places->count || place->address > address)
-		return UINT64_MAX;
-	*ret_pages_left = place->pages - (address - place->address) / PAGE_BYTES;
-	return image->first[index] + (address - place->address) / PAGE_BYTES;
-}
-
-static uint64_t page_address(const struct image *image, uint64_t number)
-{
-	size_t low = 0, high = image->places->count;
-
-	while (high - low > 1) {
-		size_t middle = (low + high) / 2;
-		if (image->first[middle] <= number)
-			low = middle;
-		else
-			high = middle;
-	}
-	return image->places->items[low].address + (number - image->first[low]) * PAGE_BYTES;
 }
 
 /* ---- ranges ---- */
@@ -292,7 +229,7 @@ int postcopy_add(struct postcopy *postcopy, int userfault_fd, int state_fd)
 	error = lazy_guard_add(postcopy->guard_fd, &held);
 	if (error)
 		error = guard_again(postcopy);
-	return error ? error : add_image(postcopy, image_id);
+	return error ? error : add_image(postcopy, image_id, state_fd);
 }
 
 static void drop_space(struct postcopy *postcopy, size_t index)
@@ -377,11 +314,10 @@ static bool in_flight(const struct postcopy *postcopy, uint32_t id, uint64_t add
 	return false;
 }
 
-static int request(struct postcopy *postcopy, struct image *image, uint64_t number, uint64_t address, uint64_t pages,
-		   bool urgent)
+static int request(struct postcopy *postcopy, struct postcopy_image *image, uint64_t number, uint64_t address,
+		   uint64_t pages, bool urgent)
 {
-	for (uint64_t i = 0; i < pages; i++)
-		set_asked(image, number + i, true);
+	postcopy_image_set_asked(image, number, pages, true);
 	ARRAY_GROW(postcopy->flights, postcopy->flight_count, postcopy->flight_capacity);
 	postcopy->flights[postcopy->flight_count++] = (struct flight){image->id, address, pages};
 	return postcopy->supply->ops->request(postcopy->supply, postcopy->failure, postcopy, image->id, address, pages,
@@ -390,16 +326,16 @@ static int request(struct postcopy *postcopy, struct image *image, uint64_t numb
 
 static int serve_fault(struct postcopy *postcopy, struct space *space, uint64_t address)
 {
-	struct image *image = find_image(postcopy, space->image_id);
+	struct postcopy_image *image = find_image(postcopy, space->image_id);
 	const struct lazy_range *range = find_range(space, address);
-	uint64_t left, number = UINT64_MAX, in_image;
+	uint64_t left, number = POSTCOPY_NO_PAGE, in_image;
 
 	/* Outside of all ranges: a mapping that has grown since. */
 	if (!range || range->image == LAZY_NO_IMAGE || !image)
 		return put_zero(postcopy, space, address);
 	in_image = range->image + (address - range->address);
-	number = page_number(image, in_image, &left);
-	if (number == UINT64_MAX)
+	number = postcopy_image_number(image, in_image, &left);
+	if (number == POSTCOPY_NO_PAGE)
 		return put_zero(postcopy, space, address);
 	if (in_flight(postcopy, image->id, in_image))
 		return 0;
@@ -553,7 +489,7 @@ static int deliver_to(struct postcopy *postcopy, struct space *space, uint64_t i
 
 int postcopy_deliver(struct postcopy *postcopy, uint32_t id, uint64_t address, uint64_t pages, const void *data)
 {
-	struct image *image = find_image(postcopy, id);
+	struct postcopy_image *image = find_image(postcopy, id);
 	size_t index = 0;
 	int error = 0;
 
@@ -570,9 +506,10 @@ int postcopy_deliver(struct postcopy *postcopy, uint32_t id, uint64_t address, u
 	for (size_t i = 0; i < postcopy->space_count && !error; i++)
 		if (postcopy->spaces[i]->image_id == id)
 			error = deliver_to(postcopy, postcopy->spaces[i], address, pages, data);
-	uint64_t left, number = page_number(image, address, &left);
-	for (uint64_t i = pages; i < flight.pages; i++)
-		set_asked(image, number + i, false);
+	uint64_t left, number = postcopy_image_number(image, address, &left);
+	if (!error)
+		postcopy_image_set_arrived(image, number, pages);
+	postcopy_image_set_asked(image, number + pages, flight.pages - pages, false);
 	if (pages < flight.pages && image->cursor > number + pages)
 		image->cursor = number + pages;
 	return error;
@@ -588,45 +525,18 @@ static bool image_in_flight(const struct postcopy *postcopy, uint32_t id)
 	return false;
 }
 
-/* The first page from @from up to @end that nobody has asked for, or @end. */
-static uint64_t find_unasked(const struct image *image, uint64_t from, uint64_t end)
-{
-	while (from < end) {
-		unsigned rest = (uint8_t)~image->asked[from / 8] >> (from % 8);
-		if (rest) {
-			from += (uint64_t)__builtin_ctz(rest);
-			return from < end ? from : end;
-		}
-		from = (from / 8 + 1) * 8;
-		/* Most of a large image, when little is left of it. */
-		while (from + 64 <= end && !memcmp(image->asked + from / 8, all_asked, sizeof(all_asked)))
-			from += 64;
-	}
-	return end;
-}
-
-/* The first page from the cursor on and round that nobody has asked for, or the number of all. */
-static uint64_t next_unasked(const struct image *image)
-{
-	uint64_t page = find_unasked(image, image->cursor, image->total);
-
-	if (page < image->total)
-		return page;
-	page = find_unasked(image, 0, image->cursor);
-	return page < image->cursor ? page : image->total;
-}
-
 /* The next pages that nobody has asked for, from the cursor on and round. Returns false if there are none. */
-static bool next_chunk(const struct postcopy *postcopy, struct image *image, uint64_t *ret_number, uint64_t *ret_pages)
+static bool next_chunk(const struct postcopy *postcopy, struct postcopy_image *image, uint64_t *ret_number,
+		       uint64_t *ret_pages)
 {
-	while ((image->cursor = next_unasked(image)) < image->total) {
-		uint64_t left, pages = 1, address = page_address(image, image->cursor);
+	while ((image->cursor = postcopy_image_next(image)) < image->total) {
+		uint64_t left, pages = 1, address = postcopy_image_address(image, image->cursor);
 		if (!is_wanted(postcopy, image->id, address)) {
-			set_asked(image, image->cursor, true);
+			postcopy_image_set_asked(image, image->cursor, 1, true);
 			continue;
 		}
-		page_number(image, address, &left);
-		while (pages < left && pages < CHUNK_PAGES && !is_asked(image, image->cursor + pages))
+		postcopy_image_number(image, address, &left);
+		while (pages < left && pages < CHUNK_PAGES && !postcopy_image_is_asked(image, image->cursor + pages))
 			pages++;
 		*ret_number = image->cursor;
 		*ret_pages = pages;
@@ -637,13 +547,13 @@ static bool next_chunk(const struct postcopy *postcopy, struct image *image, uin
 
 static void finish_image(struct postcopy *postcopy, size_t index)
 {
-	struct image *image = postcopy->images[index];
+	struct postcopy_image *image = postcopy->images[index];
 
 	log_info("all memory of process %u is there", image->id);
 	for (size_t i = postcopy->space_count; i-- > 0;)
 		if (postcopy->spaces[i]->image_id == image->id)
 			drop_space(postcopy, i);
-	free_image(image);
+	postcopy_image_free(image);
 	postcopy->images[index] = postcopy->images[--postcopy->image_count];
 }
 
@@ -655,13 +565,14 @@ static int stream(struct postcopy *postcopy, bool *ret_idle)
 	*ret_idle = true;
 	for (size_t pass = 0; pass < 2; pass++)
 		for (size_t i = 0; i < postcopy->image_count; i++) {
-			struct image *image = postcopy->images[i];
+			struct postcopy_image *image = postcopy->images[i];
 			if (!pass && !image->touched)
 				continue;
 			if (next_chunk(postcopy, image, &number, &pages)) {
 				*ret_idle = false;
 				image->touched = false;
-				return request(postcopy, image, number, page_address(image, number), pages, false);
+				return request(postcopy, image, number, postcopy_image_address(image, number), pages,
+					       false);
 			}
 			image->touched = false;
 			if (!image_in_flight(postcopy, image->id)) {
@@ -738,14 +649,23 @@ static void take_held(void *context, const struct lazy_held *held)
 	keep_space(postcopy, held, image_id, &ranges);
 }
 
+static int compare_age(const void *left, const void *right)
+{
+	const struct space *a = *(struct space *const *)left, *b = *(struct space *const *)right;
+
+	return a->number < b->number ? -1 : a->number > b->number;
+}
+
 int postcopy_new(struct page_supply *supply, int work_dirfd, struct failure *failure, struct postcopy **ret_postcopy)
 {
 	struct postcopy *postcopy = xcalloc(1, sizeof(*postcopy));
 
 	*postcopy = (struct postcopy){.supply = supply, .failure = failure, .work_dirfd = work_dirfd, .guard_fd = -1};
 	int error = lazy_guard_attach(work_dirfd, failure, take_held, postcopy, &postcopy->guard_fd);
+	/* What has arrived is known to the oldest: forks came later. */
+	qsort(postcopy->spaces, postcopy->space_count, postcopy->spaces ? sizeof(*postcopy->spaces) : 1, compare_age);
 	for (size_t i = 0; i < postcopy->space_count && !error; i++)
-		error = add_image(postcopy, postcopy->spaces[i]->image_id);
+		error = add_image(postcopy, postcopy->spaces[i]->image_id, postcopy->spaces[i]->state_fd);
 	if (error < 0) {
 		postcopy_free(postcopy);
 		return error;
@@ -768,7 +688,7 @@ void postcopy_free(struct postcopy *postcopy)
 		free(postcopy->spaces[i]);
 	}
 	for (size_t i = 0; i < postcopy->image_count; i++)
-		free_image(postcopy->images[i]);
+		postcopy_image_free(postcopy->images[i]);
 	close_fd_pointer(&postcopy->guard_fd);
 	free(postcopy->spaces);
 	free(postcopy->images);

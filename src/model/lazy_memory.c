@@ -3,6 +3,7 @@
 
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 
 #include "base/fd.h"
 
@@ -11,6 +12,9 @@ enum {
 	FIRST_OFFSET = 4096,
 	MAX_RANGES = 1 << 18, /* four times what a process may have of mappings */
 };
+
+/* Behind both places for ranges. */
+#define BITS_OFFSET ((off_t)1 << 32)
 
 struct state_head {
 	uint32_t magic, pid;
@@ -62,4 +66,15 @@ int lazy_state_read(int fd, uint32_t *ret_pid, struct lazy_ranges *ret_ranges)
 	*ret_pid = head.pid;
 	*ret_ranges = (struct lazy_ranges){items, head.count, head.count + 1};
 	return 0;
+}
+
+uint8_t *lazy_state_bits(int fd, size_t bytes)
+{
+	struct stat stat;
+
+	if (fstat(fd, &stat) < 0 ||
+	    (stat.st_size < BITS_OFFSET + (off_t)bytes && ftruncate(fd, BITS_OFFSET + (off_t)bytes) < 0))
+		return NULL;
+	void *bits = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, BITS_OFFSET);
+	return bits == MAP_FAILED ? NULL : bits;
 }

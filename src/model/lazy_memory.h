@@ -40,3 +40,9 @@ int lazy_state_create(void);
 int lazy_state_write(int fd, uint32_t pid, const struct lazy_ranges *ranges);
 /* Returns 0 or -errno, -EINVAL if it holds something else. The caller frees ret_ranges->items. */
 int lazy_state_read(int fd, uint32_t *ret_pid, struct lazy_ranges *ret_ranges);
+/*
+ * @bytes of the memfd that are zero at first and belong to whoever brings the memory: which pages have arrived. Shared
+ * with all who hold the memfd, so that they outlive a daemon. To be unmapped by the caller; NULL = that is not
+ * possible.
+ */
+uint8_t *lazy_state_bits(int fd, size_t bytes);

@@ -8,7 +8,8 @@ import pytest
 
 import moving
 from program import Program
-from test_faults import DESTINATION_KILLED, SOURCE_KILLED, decide, has_ended, lives_on, relayed, state_of, stopped_session
+from test_faults import (DESTINATION_KILLED, SOURCE_KILLED, decide, has_ended, lives_on, relayed, resident_bytes,
+                         state_of, stopped_session)
 from test_memory import changing, move
 
 import hosts
@@ -143,6 +144,33 @@ def test_link_while_memory_follows(fault, directory):
         sent = sender.wait()
         assert (sent.status, receiver.wait().status) == (0, 0), f"{sent}\n{receiver.output()}"
         arrived(pair, program, f"{fault} while memory follows")
+
+
+@pytest.mark.parametrize("killed", [False, True], ids=["link", "destination"])
+def test_what_has_arrived_is_not_sent_again(killed, directory):
+    with relayed(directory, 32, 1000) as (pair, program, relay):
+        receiver = pair.receive(1)
+        sender = pair.start_migrate(program.pid, 0, *SLOW, "--json", port=relay.PORT)
+        following(pair, program, receiver)
+        before = resident_bytes(pair.hosts[1], program.pid)
+        hosts.wait_until(lambda: resident_bytes(pair.hosts[1], program.pid) > before + (20 << 20),
+                         explain=receiver.output)
+        if killed:
+            for pid in pair.hosts[1].pids() - {program.pid, *pair.guards(1)}:
+                pair.hosts[1].kill(pid)
+            hosts.wait_until(lambda: has_ended(receiver))
+            receiver = pair.receive(1)
+        else:
+            relay.do("cut")
+            hosts.wait_until(lambda: "repeat" in receiver.output(), explain=receiver.output)
+            relay.do("mend")
+        sent = sender.wait()
+        assert (sent.status, receiver.wait().status) == (0, 0), f"{sent}\n{receiver.output()}"
+        events = [json.loads(line) for line in sent.output.splitlines() if line.startswith("{")]
+        done = next(event for event in events if event["event"] == "done")
+        # What was on its way comes twice, and no more; some of the 32 MiB are zeros.
+        assert 20 << 20 <= done["follow_bytes"] < 33 << 20, done
+        arrived(pair, program, "went on where it was")
 
 
 def test_one_connection_breaks_before_the_tree_is_given(directory):
