@@ -1,20 +1,32 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Each name that is looked up below /proc/PID makes an inode, which the end of the thread takes down again, one after
+ * the other while criu waits for it. So namespaces are asked for by pidfd; links are for kernels before Linux 6.11.
+ */
 #include "kinds/task/thread_facts.h"
 
 #include <fcntl.h>
 #include <string.h>
+#include <sys/pidfd.h>
+#include <sys/stat.h>
 
 #include "base/fd.h"
 #include "base/parallel.h"
 #include "kernel/proc.h"
+#include "kernel/uapi.h"
 
 enum { THREADS_WORTH_A_READER = 32 };
 
 const struct thread_namespace thread_namespaces[THREAD_NAMESPACE_COUNT] = {
-	{"user", "user ids", false}, {"pid", "process ids", false}, {"mnt", "mounts", false},
-	{"net", "network", true},    {"ipc", "IPC", true},          {"uts", "host name", true},
-	{"cgroup", "cgroups", true},
+	{"user", "user ids", false, PIDFD_GET_USER_NAMESPACE},   {"pid", "process ids", false, PIDFD_GET_PID_NAMESPACE},
+	{"mnt", "mounts", false, PIDFD_GET_MNT_NAMESPACE},       {"net", "network", true, PIDFD_GET_NET_NAMESPACE},
+	{"ipc", "IPC", true, PIDFD_GET_IPC_NAMESPACE},           {"uts", "host name", true, PIDFD_GET_UTS_NAMESPACE},
+	{"cgroup", "cgroups", true, PIDFD_GET_CGROUP_NAMESPACE},
 };
+
+static const struct thread_namespace time_namespace = {.name = "time", .request = PIDFD_GET_TIME_NAMESPACE},
+				     time_for_children = {.name = "time_for_children",
+							  .request = PIDFD_GET_TIME_FOR_CHILDREN_NAMESPACE};
 
 /* All threads of the tree in a row. */
 struct reading {
@@ -41,25 +53,62 @@ static bool is_leader(const struct dump_thread *thread)
 	return thread->tid == thread->task->pid;
 }
 
-/* Relative to their directory: the way to a thread's links is longer than the links. */
-static int read_namespaces(const struct dump_thread *thread, struct thread_facts *facts)
+/* Where the namespaces of one thread are asked for. */
+struct namespace_source {
+	int pidfd, dirfd; /* -1: of no use; the directory is opened when a link is needed */
+	const struct dump_thread *thread;
+};
+
+static int namespace_link(struct namespace_source *source, const char *name, uint64_t *ret_inode)
 {
-	bool leader = is_leader(thread);
+	const struct dump_thread *thread = source->thread;
 	char path[48];
 
+	/* Relative to their directory: the way to a thread's links is longer than the links. */
 	snprintf(path, sizeof(path), "task/%d/ns", thread->tid);
-	_cleanup_fd_ int dirfd =
-		openat(thread->task->proc_dirfd, leader ? "ns" : path, O_PATH | O_DIRECTORY | O_CLOEXEC);
-	if (dirfd < 0)
-		return -errno;
+	if (source->dirfd < 0)
+		source->dirfd = openat(thread->task->proc_dirfd, is_leader(thread) ? "ns" : path,
+				       O_PATH | O_DIRECTORY | O_CLOEXEC);
+	return source->dirfd < 0 ? -errno : namespace_inode(source->dirfd, name, ret_inode);
+}
+
+static int read_namespace(struct namespace_source *source, const struct thread_namespace *kind, uint64_t *ret_inode)
+{
+	_cleanup_fd_ int fd = source->pidfd < 0 ? -1 : ioctl(source->pidfd, kind->request, 0);
+	struct stat stat;
+
+	if (fd < 0 || fstat(fd, &stat) < 0)
+		return namespace_link(source, kind->name, ret_inode);
+	*ret_inode = stat.st_ino;
+	return 0;
+}
+
+static int read_all_namespaces(struct namespace_source *source, struct thread_facts *facts)
+{
+	bool leader = is_leader(source->thread);
+
 	for (size_t i = 0; i < THREAD_NAMESPACE_COUNT; i++) {
-		bool wanted = leader || thread_namespaces[i].per_thread;
-		int error = wanted ? namespace_inode(dirfd, thread_namespaces[i].name, &facts->namespaces[i]) : 0;
+		const struct thread_namespace *kind = &thread_namespaces[i];
+		int error = leader || kind->per_thread ? read_namespace(source, kind, &facts->namespaces[i]) : 0;
 		if (error < 0)
 			return error;
 	}
-	int error = leader ? namespace_inode(dirfd, "time", &facts->time) : 0;
-	return error ? error : namespace_inode(dirfd, "time_for_children", &facts->time_for_children);
+	int error = leader ? read_namespace(source, &time_namespace, &facts->time) : 0;
+	return error ? error : read_namespace(source, &time_for_children, &facts->time_for_children);
+}
+
+static int read_namespaces(const struct dump_thread *thread, struct thread_facts *facts)
+{
+	_cleanup_fd_ int pidfd = is_leader(thread) ? -1 : pidfd_open(thread->tid, PIDFD_THREAD);
+	struct namespace_source source = {
+		.pidfd = is_leader(thread) ? thread->task->pidfd : pidfd,
+		.dirfd = -1,
+		.thread = thread,
+	};
+	int error = read_all_namespaces(&source, facts);
+
+	close_fd_pointer(&source.dirfd);
+	return error;
 }
 
 static void read_status(const struct dump_thread *thread)

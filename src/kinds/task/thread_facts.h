@@ -15,7 +15,8 @@ enum { THREAD_NAMESPACE_COUNT = 7 };
  */
 extern const struct thread_namespace {
 	const char *name, *what;
-	bool per_thread; /* else only read of leaders */
+	bool per_thread;       /* else only read of leaders */
+	unsigned long request; /* of ioctl() on a pidfd */
 } thread_namespaces[THREAD_NAMESPACE_COUNT];
 
 struct thread_facts {
