@@ -82,7 +82,7 @@ static int find_offsets(struct restart_blocks *blocks, const struct kernel_types
 /* Returns the program's descriptor or -errno. */
 static int load_program(struct restart_blocks *blocks)
 {
-	enum { META = 0, TASK = 8, SEQ = 0 }; /* of the iterator's context: eight bytes a pointer */
+	enum { TASK = 8 }; /* in the iterator's context */
 	const int size = sizeof(struct record);
 	struct kernel_types *types;
 	int error = kernel_types_read(&types);
@@ -97,7 +97,7 @@ static int load_program(struct restart_blocks *blocks)
 	const struct bpf_insn program[] = {
 		bpf_load(BPF_REG_6, BPF_REG_1, TASK),
 		bpf_skip_if_zero(BPF_REG_6, 16), /* none: the end */
-		bpf_load(BPF_REG_7, BPF_REG_1, META),
+		bpf_load(BPF_REG_7, BPF_REG_1, BPF_CONTEXT_META),
 		bpf_move(BPF_REG_1, BPF_REG_10),
 		bpf_add(BPF_REG_1, -BLOCK_BYTES),
 		bpf_set(BPF_REG_2, BLOCK_BYTES),
@@ -108,13 +108,7 @@ static int load_program(struct restart_blocks *blocks)
 		bpf_store(BPF_REG_10, -size, BPF_REG_0),
 		bpf_call(BPF_FUNC_ktime_get_boot_ns),
 		bpf_store(BPF_REG_10, -size + 8, BPF_REG_0),
-		bpf_load(BPF_REG_1, BPF_REG_7, SEQ),
-		bpf_move(BPF_REG_2, BPF_REG_10),
-		bpf_add(BPF_REG_2, -size),
-		bpf_set(BPF_REG_3, size),
-		bpf_call(BPF_FUNC_seq_write),
-		bpf_set(BPF_REG_0, 0),
-		bpf_exit(),
+		BPF_WRITE_AND_END(size),
 	};
 	return bpf_iterator_load(target, program, ARRAY_SIZE(program), "criu_restart");
 }

@@ -42,7 +42,7 @@ struct undo_lists {
 /* Returns the program's descriptor or -errno. */
 static int load_program(struct undo_lists *lists)
 {
-	enum { META = 0, TASK = 8, SEQ = 0, FIRST = -8, LIST = -16 };
+	enum { TASK = 8, FIRST = -8, LIST = -16 };
 	const int size = sizeof(struct record);
 	struct kernel_types *types;
 	int error = kernel_types_read(&types);
@@ -57,7 +57,7 @@ static int load_program(struct undo_lists *lists)
 	const struct bpf_insn program[] = {
 		bpf_load(BPF_REG_6, BPF_REG_1, TASK),
 		bpf_skip_if_zero(BPF_REG_6, 18), /* none: the end */
-		bpf_load(BPF_REG_7, BPF_REG_1, META),
+		bpf_load(BPF_REG_7, BPF_REG_1, BPF_CONTEXT_META),
 		bpf_move(BPF_REG_1, BPF_REG_10),
 		bpf_add(BPF_REG_1, LIST),
 		bpf_set(BPF_REG_2, sizeof(uint64_t)),
@@ -70,13 +70,7 @@ static int load_program(struct undo_lists *lists)
 		bpf_load(BPF_REG_3, BPF_REG_10, LIST),
 		bpf_add(BPF_REG_3, lists->head),
 		bpf_call(BPF_FUNC_probe_read_kernel), /* of no list: nothing, and 0 is written */
-		bpf_load(BPF_REG_1, BPF_REG_7, SEQ),
-		bpf_move(BPF_REG_2, BPF_REG_10),
-		bpf_add(BPF_REG_2, -size),
-		bpf_set(BPF_REG_3, size),
-		bpf_call(BPF_FUNC_seq_write),
-		bpf_set(BPF_REG_0, 0),
-		bpf_exit(),
+		BPF_WRITE_AND_END(size),
 	};
 	return bpf_iterator_load(target, program, ARRAY_SIZE(program), "criu_undo");
 }

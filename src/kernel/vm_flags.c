@@ -72,7 +72,7 @@ struct vm_flags_reader {
 /* Returns the program's descriptor or -errno. */
 static int load_program(void)
 {
-	enum { META = 0, VMA = 16, SEQ = 0 }; /* of the iterator's context: eight bytes a pointer */
+	enum { VMA = 16 }; /* in the iterator's context */
 	const int size = sizeof(struct record);
 	struct kernel_types *types;
 	int error = kernel_types_read(&types);
@@ -88,20 +88,14 @@ static int load_program(void)
 	const struct bpf_insn program[] = {
 		bpf_load(BPF_REG_6, BPF_REG_1, VMA),
 		bpf_skip_if_zero(BPF_REG_6, 12), /* none: the end */
-		bpf_load(BPF_REG_7, BPF_REG_1, META),
-		bpf_load(BPF_REG_1, BPF_REG_7, SEQ),
+		bpf_load(BPF_REG_7, BPF_REG_1, BPF_CONTEXT_META),
 		bpf_load(BPF_REG_2, BPF_REG_6, start),
 		bpf_store(BPF_REG_10, -size, BPF_REG_2),
 		bpf_load(BPF_REG_2, BPF_REG_6, end),
 		bpf_store(BPF_REG_10, -size + 8, BPF_REG_2),
 		bpf_load(BPF_REG_2, BPF_REG_6, flags),
 		bpf_store(BPF_REG_10, -size + 16, BPF_REG_2),
-		bpf_move(BPF_REG_2, BPF_REG_10),
-		bpf_add(BPF_REG_2, -size),
-		bpf_set(BPF_REG_3, size),
-		bpf_call(BPF_FUNC_seq_write),
-		bpf_set(BPF_REG_0, 0),
-		bpf_exit(),
+		BPF_WRITE_AND_END(size),
 	};
 	return bpf_iterator_load(target, program, ARRAY_SIZE(program), "criu_vm_flags");
 }

@@ -13,24 +13,10 @@ import pytest
 import moving
 import network
 from certificates import make_authority, make_certificate, openssl, tls_options
-from program import Program
 
 import hosts
 
 ADDRESS = f"tls://{moving.ADDRESSES[1]}:{moving.PORT}"
-
-
-@pytest.fixture
-def pair():
-    with moving.pair() as pair:
-        yield pair
-
-
-@pytest.fixture
-def program(pair, directory):
-    running = Program(pair.hosts[0], directory, hosts.PROGRAMS / "eventfd")
-    yield running
-    running.close()
 
 
 @pytest.fixture

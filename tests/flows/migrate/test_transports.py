@@ -11,24 +11,10 @@ import pytest
 
 import moving
 from certificates import make_authority, make_certificate, tls_options
-from program import Program
 
 import hosts
 
 SSH_PORT = 2222
-
-
-@pytest.fixture
-def pair():
-    with moving.pair() as pair:
-        yield pair
-
-
-@pytest.fixture
-def program(pair, directory):
-    running = Program(pair.hosts[0], directory, hosts.PROGRAMS / "eventfd")
-    yield running
-    running.close()
 
 
 def receive(host, *options, environment=None, shell=None):
