@@ -104,7 +104,8 @@ static void plan_memory_policy(struct restore *restore, const struct restore_tas
 {
 	uint8_t nodes[NODE_MASK_BYTES] = {};
 
-	if (core->has_memory_policy_nodes)
+	/* Of no bytes, as long as the policy is for all nodes. */
+	if (core->memory_policy_nodes.len)
 		memcpy(nodes, core->memory_policy_nodes.data, core->memory_policy_nodes.len);
 	if (syscall(SYS_set_mempolicy, core->memory_policy, nodes, NODE_MASK_BITS) < 0) {
 		log_warn("%s: its memory policy %#x (set_mempolicy) cannot be had here and is dropped: %s",
