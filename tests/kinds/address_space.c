@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <semaphore.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -155,6 +156,7 @@ static void check_lock_on_fault(void *argument)
 
 static void *wait_for_ever(void *argument)
 {
+	sem_post(argument);
 	for (;;)
 		pause();
 	return NULL;
@@ -165,9 +167,14 @@ static void check_futex(void *argument)
 	static bool set;
 	long slots = (long)argument;
 	pthread_t thread;
+	sem_t runs;
 
 	if (!set) {
-		CHECK(!pthread_create(&thread, NULL, wait_for_ever, NULL));
+		/* A new thread begins with all signals blocked; what is compared is what it comes to. */
+		sem_init(&runs, 0, 0);
+		CHECK(!pthread_create(&thread, NULL, wait_for_ever, &runs));
+		while (sem_wait(&runs) < 0)
+			;
 		CHECK(!prctl(PR_FUTEX_HASH, PR_FUTEX_HASH_SET_SLOTS, slots, 0));
 	}
 	set = true;
