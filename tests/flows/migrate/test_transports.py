@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How a tree can travel: TLS with certificates or a shared key, ssh to a real sshd, a socket that systemd made; and what
 is refused on the way."""
+import contextlib
 import os
 import pathlib
 import shutil
@@ -15,6 +16,9 @@ from certificates import make_authority, make_certificate, tls_options
 import hosts
 
 SSH_PORT = 2222
+EVERY_BYTE = hosts.BUILD / "tests" / "flows" / "migrate" / "every_byte"
+# So slow that memory is on its way for seconds.
+SLOW = ("--bandwidth", "4M", "--compress", "none", "--connections", "1", "--json")
 
 
 def receive(host, *options, environment=None, shell=None):
@@ -155,8 +159,11 @@ class Sshd:
         return {"PATH": f"{self.directory}:{os.environ['PATH']}"}
 
     def migrate(self, host, pid, *options):
-        return host.run([str(hosts.CRIU), "migrate", "--tree", str(pid), *options,
-                         f"ssh://root@{moving.ADDRESSES[1]}:{SSH_PORT}"], environment=self.environment())
+        return self.start_migrate(host, pid, *options).wait()
+
+    def start_migrate(self, host, pid, *options):
+        return host.start([str(hosts.CRIU), "migrate", "--tree", str(pid), *options,
+                           f"ssh://root@{moving.ADDRESSES[1]}:{SSH_PORT}"], environment=self.environment())
 
 
 @pytest.fixture
@@ -180,3 +187,47 @@ def test_ssh_is_not_let_in(pair, program, sshd):
     refused = sshd.migrate(pair.hosts[0], program.pid, "--remote-criu", str(hosts.CRIU))
     assert refused.status != 0 and "Permission denied" in refused.output, refused
     runs_here(pair, program)
+
+
+@pytest.fixture
+def changing(pair, directory):
+    """Memory of which every byte is known (every_byte.c)."""
+    running = Program(pair.hosts[0], directory, EVERY_BYTE, [16, 1000])
+    yield running
+    running.close()
+
+
+def stays_nowhere(pair):
+    """No connection, and nothing to go on with."""
+    for host in pair.hosts:
+        assert not host.check(["sh", "-c", "ls /run/criu"]).output.strip()
+    hosts.wait_until(lambda: not named(pair.hosts[0], "ssh") and not named(pair.hosts[1], "criu"))
+
+
+def named(host, name):
+    found = []
+    for pid in host.pids():
+        with contextlib.suppress(OSError):
+            if (host.proc / str(pid) / "comm").read_text().strip() == name:
+                found.append(pid)
+    return found
+
+
+def test_ssh_post_copy(pair, changing, sshd):
+    sent = sshd.migrate(pair.hosts[0], changing.pid, "--post-copy", "--remote-criu", str(hosts.CRIU))
+    assert "followed" in sent.output, sent
+    runs_there(pair, changing, sent)
+    stays_nowhere(pair)
+
+
+def test_ssh_ends_while_memory_follows(pair, changing, sshd):
+    """All of its connections at once. The source logs in again by itself."""
+    sender = sshd.start_migrate(pair.hosts[0], changing.pid, "--post-copy", "--remote-criu", str(hosts.CRIU), *SLOW)
+    hosts.wait_until(lambda: "fetching" in pair.hosts[0].check([str(hosts.CRIU), "migrate", "--status"]).output,
+                     explain=sender.output)
+    hosts.wait_until(lambda: '"running"' in sender.output(), explain=sender.output)
+    for pid in named(pair.hosts[0], "ssh"):
+        pair.hosts[0].kill(pid)
+    sent = sender.wait()
+    runs_there(pair, changing, sent)
+    stays_nowhere(pair)
