@@ -12,6 +12,7 @@ import pytest
 
 import moving
 from certificates import make_authority, make_certificate, tls_options
+from program import Program
 
 import hosts
 
