@@ -95,6 +95,9 @@ static struct waiter {
 };
 #define WAITERS (sizeof(waiters) / sizeof(waiters[0]))
 
+/* Held from the start to the check: on a busy machine a wait may end before, and its thread is not to be missed. */
+static pthread_mutex_t gate = PTHREAD_MUTEX_INITIALIZER;
+
 static void *waiter_main(void *argument)
 {
 	struct waiter *waiter = argument;
@@ -103,6 +106,8 @@ static void *waiter_main(void *argument)
 	waiter->result = waiter->wait();
 	waiter->lasted_ns = harness_clock_ns(CLOCK_MONOTONIC) - start;
 	waiter->aged_ns = atomic_load(&age_ns) - age;
+	pthread_mutex_lock(&gate);
+	pthread_mutex_unlock(&gate);
 	return NULL;
 }
 
@@ -112,6 +117,7 @@ static void start_all(void)
 	const struct timespec span = {.tv_sec = BEFORE_DUMP_NS / (1000 * NS_PER_MS),
 				      .tv_nsec = BEFORE_DUMP_NS % (1000 * NS_PER_MS)};
 
+	pthread_mutex_lock(&gate);
 	for (size_t i = 0; i < WAITERS; i++)
 		MUST_ZERO(pthread_create(&waiters[i].thread, NULL, waiter_main, &waiters[i]));
 	while (harness_clock_ns(CLOCK_MONOTONIC) - start < BEFORE_DUMP_NS)
@@ -120,6 +126,7 @@ static void start_all(void)
 
 static void check_all(void)
 {
+	pthread_mutex_unlock(&gate);
 	for (size_t i = 0; i < WAITERS; i++) {
 		struct waiter *waiter = &waiters[i];
 		MUST_ZERO(pthread_join(waiter->thread, NULL));
