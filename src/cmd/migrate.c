@@ -180,8 +180,12 @@ static int decide(struct command *command)
 	if (journal.state == JOURNAL_COPYING)
 		return fail(&command->failure, EINVAL, "migrate-decide", NULL, NULL,
 			    "there is nothing to decide: the tree runs here");
-	r = options->resume_tree ? stopped_tree_resume(&stopped, &command->failure)
-				 : stopped_tree_kill(&stopped, &command->failure);
+	/* Before its connections say a word. */
+	if (options->resume_tree)
+		r = journal_take_addresses_back(&journal, &command->failure);
+	if (!r)
+		r = options->resume_tree ? stopped_tree_resume(&stopped, &command->failure)
+					 : stopped_tree_kill(&stopped, &command->failure);
 	if (!r)
 		journal_remove(&journal);
 	return r;

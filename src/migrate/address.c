@@ -160,6 +160,7 @@ struct look_up {
 	const struct moving_address *address;
 	unsigned index;
 	bool found;
+	uint8_t prefix_length;
 };
 
 static int compare_address(const struct nlmsghdr *message, void *context)
@@ -179,10 +180,13 @@ static int compare_address(const struct nlmsghdr *message, void *context)
 		    !memcmp(mnl_attr_get_payload(attribute), look_up->address->address, bytes))
 			look_up->found = true;
 	}
+	if (look_up->found && !look_up->prefix_length)
+		look_up->prefix_length = body->ifa_prefixlen;
 	return MNL_CB_OK;
 }
 
-int address_look_up(struct failure *failure, const struct moving_address *address, bool *ret_interface, bool *ret_has)
+int address_look_up(struct failure *failure, const struct moving_address *address, bool *ret_interface, bool *ret_has,
+		    uint8_t *ret_prefix_length)
 {
 	struct look_up look_up = {.address = address, .index = if_nametoindex(address->interface)};
 	char buffer[256];
@@ -197,7 +201,47 @@ int address_look_up(struct failure *failure, const struct moving_address *addres
 		return fail_address(failure, error, address, "cannot list the addresses of this machine");
 	*ret_interface = look_up.index != 0;
 	*ret_has = look_up.found;
+	*ret_prefix_length = look_up.prefix_length;
 	return 0;
+}
+
+static int check_own(struct failure *failure, const struct moving_address *address)
+{
+	char text[ADDRESS_TEXT_BYTES];
+	bool interface, has;
+	uint8_t prefix_length;
+	int error = address_look_up(failure, address, &interface, &has, &prefix_length);
+
+	if (error < 0)
+		return error;
+	address_text(address, text);
+	if (!interface)
+		return fail(failure, ENODEV, "address-interface", text, "see `ip address`",
+			    "this machine has no interface %s", address->interface);
+	if (!has)
+		return fail(failure, EADDRNOTAVAIL, "address-missing", text, "see `ip address`",
+			    "this machine does not have this address, so it cannot move");
+	/* Removed with another one it would stay, and be on both machines. */
+	return prefix_length == address->prefix_length
+		       ? 0
+		       : fail(failure, EADDRNOTAVAIL, "address-missing", text, "write it as `ip address` does",
+			      "this machine has the address with the prefix length %u", prefix_length);
+}
+
+int addresses_check(struct failure *failure, const struct moving_address *addresses, size_t count)
+{
+	char text[ADDRESS_TEXT_BYTES];
+	int error = 0;
+
+	for (size_t i = 0; i < count && !error; i++) {
+		error = check_own(failure, &addresses[i]);
+		for (size_t other = 0; other < i && !error; other++)
+			if (addresses[other].family == addresses[i].family &&
+			    !memcmp(addresses[other].address, addresses[i].address, ADDRESS_BYTES))
+				error = fail(failure, EINVAL, "address", address_text(&addresses[i], text),
+					     "leave one out", "it is given twice");
+	}
+	return error;
 }
 
 /* ---- telling the neighbours ---- */

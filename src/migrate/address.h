@@ -29,8 +29,17 @@ struct address_block; /* all packets of an address, dropped */
 int address_parse(struct failure *failure, const char *text, struct moving_address *ret_address);
 /* The same text again into @buffer of ADDRESS_TEXT_BYTES. Returns @buffer. */
 char *address_text(const struct moving_address *address, char *buffer);
-/* Whether the interface exists and has the address. Returns 0 or a failure. */
-int address_look_up(struct failure *failure, const struct moving_address *address, bool *ret_interface, bool *ret_has);
+/*
+ * Whether the interface exists and has the address. @ret_prefix_length: the one it has it with, if it has.
+ * Returns 0 or a failure.
+ */
+int address_look_up(struct failure *failure, const struct moving_address *address, bool *ret_interface, bool *ret_has,
+		    uint8_t *ret_prefix_length);
+/*
+ * Checks that this machine has all of them, with these prefix lengths, and that none is given twice. Returns 0 or a
+ * failure.
+ */
+int addresses_check(struct failure *failure, const struct moving_address *addresses, size_t count);
 /* Adds the address, usable at once (no duplicate detection). Returns 0, also if it is there already, or a failure. */
 int address_add(struct failure *failure, const struct moving_address *address);
 /* Removes it. Returns 0, also if it is not there, or a failure. */

@@ -10,6 +10,7 @@
 
 #include "base/fd.h"
 #include "kernel/proc.h"
+#include "migrate/address.h"
 
 static const char journal_directory[] = "/run/criu";
 static const char *const role_names[] = {"source", "destination"};
@@ -63,10 +64,11 @@ int journal_write(struct failure *failure, const struct journal *journal)
 	file_name(journal, "", name, sizeof(name));
 	file_name(journal, ".new", temporary, sizeof(temporary));
 	json_t *object =
-		json_pack("{s:s, s:s, s:s, s:s, s:s, s:i, s:I, s:i, s:I}", "role", role_names[journal->role], "state",
-			  state_names[journal->state], "session", journal->session, "secret", journal->secret, "peer",
-			  journal->peer, "pid", (int)journal->pid, "start_time", (json_int_t)journal->start_time,
-			  "criu", (int)journal->criu, "pid_namespace", (json_int_t)pid_namespace());
+		json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:i, s:I, s:i, s:I}", "role", role_names[journal->role],
+			  "state", state_names[journal->state], "session", journal->session, "secret", journal->secret,
+			  "peer", journal->peer, "addresses", journal->addresses, "pid", (int)journal->pid,
+			  "start_time", (json_int_t)journal->start_time, "criu", (int)journal->criu, "pid_namespace",
+			  (json_int_t)pid_namespace());
 	_cleanup_free_ char *text = object ? json_dumps(object, JSON_INDENT(1)) : NULL;
 	json_decref(object);
 	fd = openat(directory, temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
@@ -98,17 +100,17 @@ void journal_remove(const struct journal *journal)
 static bool read_journal(int directory, const char *name, struct journal *journal)
 {
 	_cleanup_free_ char *text = NULL;
-	const char *role, *state, *session, *secret, *peer;
+	const char *role, *state, *session, *secret, *peer, *addresses = "";
 	json_int_t start_time, namespace;
 	int pid, criu;
 
 	if (read_text_at(directory, name, &text, NULL) < 0)
 		return false;
 	json_t *object = json_loads(text, 0, NULL);
-	bool good =
-		object && !json_unpack(object, "{s:s, s:s, s:s, s:s, s:s, s:i, s:I, s:i, s:I}", "role", &role, "state",
-				       &state, "session", &session, "secret", &secret, "peer", &peer, "pid", &pid,
-				       "start_time", &start_time, "criu", &criu, "pid_namespace", &namespace);
+	bool good = object &&
+		    !json_unpack(object, "{s:s, s:s, s:s, s:s, s:s, s?s, s:i, s:I, s:i, s:I}", "role", &role, "state",
+				 &state, "session", &session, "secret", &secret, "peer", &peer, "addresses", &addresses,
+				 "pid", &pid, "start_time", &start_time, "criu", &criu, "pid_namespace", &namespace);
 	if (good) {
 		int role_index = find_name(role_names, ARRAY_SIZE(role_names), role);
 		int state_index = find_name(state_names, JOURNAL_STATE_COUNT, state);
@@ -118,6 +120,7 @@ static bool read_journal(int directory, const char *name, struct journal *journa
 		snprintf(journal->session, sizeof(journal->session), "%s", session);
 		snprintf(journal->secret, sizeof(journal->secret), "%s", secret);
 		snprintf(journal->peer, sizeof(journal->peer), "%s", peer);
+		snprintf(journal->addresses, sizeof(journal->addresses), "%s", addresses);
 	}
 	json_decref(object);
 	return good;
@@ -219,4 +222,41 @@ int journal_find(struct failure *failure, enum journal_role role, pid_t pid, str
 	int error = journal_list(failure, compare, &search);
 
 	return error ? error : search.found ? 0 : -ENOENT;
+}
+
+/* ---- addresses ---- */
+
+void journal_set_addresses(struct journal *journal, const struct moving_address *addresses, size_t count)
+{
+	char text[ADDRESS_TEXT_BYTES];
+	size_t used = 0;
+
+	journal->addresses[0] = '\0';
+	for (size_t i = 0; i < count && used + sizeof(text) < sizeof(journal->addresses); i++)
+		used += (size_t)snprintf(journal->addresses + used, sizeof(journal->addresses) - used, "%s ",
+					 address_text(&addresses[i], text));
+}
+
+int journal_change_addresses(const struct journal *journal,
+			     int (*change)(struct failure *failure, const struct moving_address *address),
+			     struct failure *failure)
+{
+	_cleanup_free_ char *texts = xstrdup(journal->addresses);
+	char *rest = texts, *text;
+	struct moving_address address;
+	int error = 0;
+
+	while (!error && (text = strsep(&rest, " ")) && *text) {
+		error = address_parse(failure, text, &address);
+		if (!error)
+			error = change(failure, &address);
+	}
+	return error;
+}
+
+int journal_take_addresses_back(const struct journal *journal, struct failure *failure)
+{
+	int error = journal_change_addresses(journal, address_add, failure);
+
+	return error ? error : journal_change_addresses(journal, address_announce, failure);
 }

@@ -12,7 +12,14 @@
 #include "base/fail.h"
 #include "migrate/protocol.h"
 
-enum { JOURNAL_SESSION_BYTES = 40, JOURNAL_SECRET_BYTES = 65, JOURNAL_PEER_BYTES = 256 };
+struct moving_address;
+
+enum {
+	JOURNAL_SESSION_BYTES = 40,
+	JOURNAL_SECRET_BYTES = 65,
+	JOURNAL_PEER_BYTES = 256,
+	JOURNAL_ADDRESSES_BYTES = 2048,
+};
 
 enum journal_role { JOURNAL_SOURCE, JOURNAL_DESTINATION };
 
@@ -35,6 +42,8 @@ struct journal {
 	/* Of the session, in hexadecimal: who goes on proves with it that he may. Empty while copying. */
 	char secret[JOURNAL_SECRET_BYTES];
 	char peer[JOURNAL_PEER_BYTES];
+	/* Source: those that go along, as text with a space behind each. It may have lost them already. */
+	char addresses[JOURNAL_ADDRESSES_BYTES];
 };
 
 /* Writes the file of @journal, or replaces it. Returns 0 or a failure. */
@@ -54,4 +63,13 @@ int journal_find(struct failure *failure, enum journal_role role, pid_t pid, str
 /* The secret to text and back; from text: returns 0, or -EINVAL if there is none. */
 void journal_set_secret(struct journal *journal, const uint8_t secret[SESSION_SECRET_BYTES]);
 int journal_secret(const struct journal *journal, uint8_t ret_secret[SESSION_SECRET_BYTES]);
+/* Up to what there is room for. */
+void journal_set_addresses(struct journal *journal, const struct moving_address *addresses, size_t count);
+/* Does @change (of address.h) to each of them. Returns 0 or the first failure. */
+int journal_change_addresses(const struct journal *journal,
+			     int (*change)(struct failure *failure, const struct moving_address *address),
+			     struct failure *failure);
+/* The tree runs on at the source: gives this machine those of its addresses again that are gone. Returns 0 or a
+ * failure. */
+int journal_take_addresses_back(const struct journal *journal, struct failure *failure);
 const char *journal_state_name(enum journal_state state);

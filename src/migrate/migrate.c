@@ -52,6 +52,9 @@ void migration_write_journal(struct migration *migration, enum journal_state sta
 	if (state != JOURNAL_COPYING)
 		journal_set_secret(journal, migration->session.secret);
 	endpoint_text(&migration->options->endpoint, journal->peer, sizeof(journal->peer));
+	/* Whoever repeats the command may leave them out. */
+	if (migration->options->address_count)
+		journal_set_addresses(journal, migration->options->addresses, migration->options->address_count);
 	migration->journal_written = true;
 	/* It helps after a crash; without it people have to look for themselves. */
 	if (journal_write(&failure, journal) < 0)
@@ -160,6 +163,9 @@ static int move_tree(struct migration *migration)
 		return migration_go_on(migration, &earlier);
 	/* The other side need not be troubled with a pid that was mistyped. */
 	int error = dump_check_pid(migration->options->pid, &migration->failure);
+	if (!error)
+		error = addresses_check(&migration->failure, migration->options->addresses,
+					migration->options->address_count);
 	if (error)
 		return error;
 	migration_reach(migration, "connecting");

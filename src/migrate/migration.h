@@ -42,7 +42,6 @@ struct migration {
 	struct demand_memory memory;         /* of the tree, when it stands */
 	struct demand_server *demand_server; /* NULL = none */
 	struct demand_statistics followed;   /* of servers before */
-	bool addresses_gone;                 /* from this machine */
 	bool stopped;                        /* the tree is stopped by SIGSTOP, and not criu's */
 	struct journal journal;
 	bool journal_written;

@@ -282,10 +282,11 @@ static void check_moved_addresses(struct answering *answering)
 		struct moving_address moving;
 		struct failure found = {};
 		bool interface, has = false;
+		uint8_t prefix_length;
 
 		int r = address_parse(&found, text, &moving);
 		if (!r)
-			r = address_look_up(&found, &moving, &interface, &has);
+			r = address_look_up(&found, &moving, &interface, &has, &prefix_length);
 		if (!r && !interface)
 			r = fail(&found, ENODEV, "address-interface", text, "name an interface that both machines have",
 				 "the destination has no interface %s", moving.interface);

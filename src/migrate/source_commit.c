@@ -14,16 +14,6 @@
 /* Between tries of a link that broke after the tree was given away. */
 enum { RECONNECT_PAUSE_MS = 500 };
 
-static int change_addresses(struct migration *migration,
-			    int (*change)(struct failure *failure, const struct moving_address *address))
-{
-	int error = 0;
-
-	for (size_t i = 0; i < migration->options->address_count && !error; i++)
-		error = change(&migration->failure, &migration->options->addresses[i]);
-	return error;
-}
-
 /* The tree is stopped here and complete there. Until COMMIT is sent this side decides. */
 static int commit(struct migration *migration)
 {
@@ -34,10 +24,7 @@ static int commit(struct migration *migration)
 
 	migration_write_journal(migration, migration->post_copy ? JOURNAL_FETCHING : JOURNAL_DECIDING);
 	migration_reach(migration, "deciding");
-	if (migration->options->address_count) {
-		migration->addresses_gone = true;
-		error = change_addresses(migration, address_remove);
-	}
+	error = journal_change_addresses(&migration->journal, address_remove, &migration->failure);
 	if (error < 0)
 		return error;
 	message.session_id.data = migration->session.id;
@@ -120,8 +107,7 @@ static int take_back(struct migration *migration)
 	struct failure cause = migration->failure, failure = {};
 
 	failure_clear(&migration->failure);
-	if (migration->addresses_gone && !change_addresses(migration, address_add))
-		change_addresses(migration, address_announce);
+	journal_take_addresses_back(&migration->journal, &migration->failure);
 	migration->failure = cause;
 	/* It runs on here, so nothing was moved, however well that was learnt. */
 	fail(&migration->failure, ECANCELED, "migrate-given-up", NULL, "give the same command once more",

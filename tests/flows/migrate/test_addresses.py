@@ -7,8 +7,7 @@ import pytest
 
 import moving
 import network
-
-import hosts
+from test_faults import decide, stopped_session
 
 CLIENT, SERVICE = "fd00::9", "fd00::5"
 IPV6 = ("--address", f"{SERVICE}/64@eth0")
@@ -86,4 +85,49 @@ def test_an_address_that_stays_is_told(directory):
         assert f"{segment.SERVICE}/24" not in addresses(segment.hosts[1])
         streams[0].progress()
         move(segment, server, 0, streams, *IPV6)
+        streams[0].finish()
+
+
+def test_an_address_that_is_not_here(directory):
+    """Told before the other side is asked: one that was mistyped, on another interface, with another prefix, twice."""
+    with streaming(directory, SERVICE) as (segment, server, streams):
+        for wrong, words in ((["fd00::55/64@eth0"], "does not have this address"), ([f"{SERVICE}/64@eth9"], "no interface"),
+                             ([f"{SERVICE}/128@eth0"], "prefix length 64"), ([f"{SERVICE}/64@eth0"] * 2, "given twice")):
+            options = [word for address in wrong for word in ("--address", address)]
+            refused = segment.start_migrate(server.pid, 0, *options).wait()
+            assert refused.status == 1 and words in refused.output and "refused" not in refused.output, refused
+        streams[0].progress()
+        streams[0].finish()
+
+
+def test_source_is_killed_when_the_address_is_gone(directory):
+    """The tree runs there already, with its address. The same command, repeated, ends what is here."""
+    with streaming(directory, SERVICE) as (segment, server, streams):
+        here, there = segment.hosts
+        receiver = segment.receive(1)
+        killed = segment.start_migrate(server.pid, 0, *IPV6, "--die-at", "committed").wait()
+        assert killed.status in (-9, 137), killed
+        assert f"{SERVICE}/64" not in addresses(here)
+        sent = segment.start_migrate(server.pid, 0).wait()
+        assert (sent.status, receiver.wait().status) == (0, 0), f"{sent}\n{receiver.output()}"
+        assert f"{SERVICE}/64" in addresses(there)
+        here.wait_empty()
+        streams[0].progress()
+        streams[0].finish()
+
+
+def test_decided_for_here_when_the_address_is_gone(directory):
+    """The other machine dies when the tree was given to it. What runs on here has its address again."""
+    with streaming(directory, SERVICE) as (segment, server, streams):
+        here, there = segment.hosts
+        receiver = segment.receive(1, "--die-at", "stop-committed")
+        killed = segment.start_migrate(server.pid, 0, *IPV6, "--die-at", "committed").wait()
+        assert killed.status in (-9, 137), killed
+        assert f"{SERVICE}/64" not in addresses(here)
+        session = stopped_session(there, receiver)
+        network.ip(there, "link", "set", "eth0", "down")
+        assert there.kill(session)
+        decide(here, server.pid, "--resume")
+        assert f"{SERVICE}/64" in addresses(here)
+        streams[0].progress()
         streams[0].finish()
