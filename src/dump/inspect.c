@@ -28,22 +28,27 @@
 enum {
 	LEADER_BYTES = 48 * 1024,
 	THREAD_BYTES = 4 * 1024,
-	FEW_SLOTS = 128, /* take a task 10 us */
+	FEW_SLOTS = 128,    /* take a task 10 us */
+	THREADS_AHEAD = 32, /* that are started before one is asked to stop */
 };
 
 /* A thread that criu does not come back to goes on after this; it only matters when criu is killed. */
 static const uint64_t PATIENCE_NS = 1000000000, PATIENCE_PER_THREAD_NS = 2000000;
 
-/* What one thread was asked. */
+/* What one thread is asked. */
 struct inspection {
+	struct dump_thread *thread;
+	size_t index; /* in its task; 0 = the leader */
 	struct program *program;
 	void **task_states, **thread_states; /* by row of task_kinds */
 	size_t first_fd_step, brk_step, tracker_step;
 	bool makes_tracker;
 };
 
-struct inspected_task {
-	struct inspection *threads;
+/* The threads of the tree, task by task, the leaders first. */
+struct inspections {
+	struct inspection *items;
+	size_t count, capacity;
 };
 
 /*
@@ -154,8 +159,10 @@ static void ask_leader(struct dump_task *task, struct inspection *inspection)
 		PROGRAM_TRY(inspection->program, SYS_fcntl, task->fds[i].number, F_GETFD);
 }
 
-static int compose(struct dump *dump, struct dump_thread *thread, struct inspection *inspection, bool leader)
+static int compose(struct dump *dump, struct inspection *inspection)
 {
+	struct dump_thread *thread = inspection->thread;
+	bool leader = inspection->index == 0;
 	size_t row = 0;
 
 	inspection->task_states = xcalloc(task_kind_count(), sizeof(void *));
@@ -203,31 +210,26 @@ static int open_task(struct dump *dump, struct dump_task *task)
 	return error ? fail_in(&dump->failure, "%s", dump_task_name(dump, task)) : 0;
 }
 
-static int start_task(struct dump *dump, struct dump_task *task, struct inspected_task *inspected)
+static int start_thread(struct dump *dump, struct inspection *inspection)
 {
-	int error = 0;
+	struct injection *injection = inspection->thread->task->injection;
 
-	inspected->threads = xcalloc(task->thread_count, sizeof(*inspected->threads));
-	for (size_t i = 0; i < task->thread_count && !error; i++) {
-		struct inspection *inspection = &inspected->threads[i];
-		inspection->program = injection_program(task->injection, i);
-		error = compose(dump, &task->threads[i], inspection, i == 0);
-		if (!error)
-			error = injection_start(&dump->failure, task->injection, i, inspection->program);
-	}
-	return error;
+	inspection->program = injection_program(injection, inspection->index);
+	int error = compose(dump, inspection);
+	return error ? error : injection_start(&dump->failure, injection, inspection->index, inspection->program);
 }
 
-static void interrupt_all(struct dump *dump)
+/* Only leaders run alone. */
+static void interrupt_leaders(struct dump *dump)
 {
 	for (size_t i = 0; i < dump->task_count; i++)
 		if (dump->tasks[i]->injection)
-			injection_interrupt(dump->tasks[i]->injection);
+			injection_interrupt(dump->tasks[i]->injection, 0);
 }
 
-static int evaluate_thread(struct dump *dump, struct dump_thread *thread, const struct inspection *inspection,
-			   bool leader)
+static int evaluate_kinds(struct dump *dump, struct dump_thread *thread, const struct inspection *inspection)
 {
+	bool leader = inspection->index == 0;
 	size_t row = 0;
 
 	for (const struct task_kind *const *kind = task_kinds; *kind; kind++, row++) {
@@ -271,42 +273,34 @@ static void take_descriptor_flags(struct dump_task *task, const struct inspectio
 	task->fd_count = kept;
 }
 
-static int evaluate_task(struct dump *dump, struct dump_task *task, struct inspected_task *inspected)
+static int evaluate_thread(struct dump *dump, const struct inspection *inspection)
 {
-	const struct inspection *leader = &inspected->threads[0];
+	struct dump_thread *thread = inspection->thread;
+	struct dump_task *task = thread->task;
+	const struct thread_context *context = injection_context(task->injection, inspection->index);
+	bool leader = inspection->index == 0;
 
-	task->mm->mm_brk = program_result(leader->program, leader->brk_step);
-	take_descriptor_flags(task, leader);
-	for (size_t i = 0; i < task->thread_count; i++) {
-		struct dump_thread *thread = &task->threads[i];
-		const struct thread_context *context = injection_context(task->injection, i);
-		int error = evaluate_thread(dump, thread, &inspected->threads[i], i == 0);
-		if (error < 0)
-			return error;
-		keep_mask(thread, context->blocked, i == 0);
-		error = registers_dump(dump, thread, context);
-		if (error < 0)
-			error = dump_blocked(dump);
-		if (error < 0)
-			return error;
+	if (leader) {
+		task->mm->mm_brk = program_result(inspection->program, inspection->brk_step);
+		take_descriptor_flags(task, inspection);
 	}
-	return 0;
+	int error = evaluate_kinds(dump, thread, inspection);
+	if (error < 0)
+		return error;
+	keep_mask(thread, context->blocked, leader);
+	error = registers_dump(dump, thread, context);
+	return error < 0 ? dump_blocked(dump) : 0;
 }
 
-static void free_inspections(struct dump *dump, struct inspected_task *tasks)
+static void release_inspection(struct inspection *inspection)
 {
-	for (size_t i = 0; i < dump->task_count; i++) {
-		for (size_t t = 0; tasks[i].threads && t < dump->tasks[i]->thread_count; t++) {
-			program_free(tasks[i].threads[t].program);
-			free(tasks[i].threads[t].task_states);
-			free(tasks[i].threads[t].thread_states);
-		}
-		free(tasks[i].threads);
-	}
+	program_free(TAKE_POINTER(inspection->program));
+	free(TAKE_POINTER(inspection->task_states));
+	free(TAKE_POINTER(inspection->thread_states));
 }
 
 /* All processes do the same step side by side: each is sent off before the first is waited for. */
-static int start_tree(struct dump *dump, struct inspected_task *tasks)
+static int open_tree(struct dump *dump)
 {
 	uint64_t patience = patience_ns(dump);
 	int error = 0;
@@ -315,56 +309,78 @@ static int start_tree(struct dump *dump, struct inspected_task *tasks)
 		if (dump->tasks[i]->state != TASK_STATE_DEAD)
 			error = begin_task(dump, dump->tasks[i], patience);
 	dump_stage(dump, "injecting");
-	interrupt_all(dump);
+	interrupt_leaders(dump);
 	for (size_t i = 0; i < dump->task_count && !error; i++)
 		if (dump->tasks[i]->injection)
 			error = open_task(dump, dump->tasks[i]);
 	dump_stage(dump, "injected");
-	for (size_t i = 0; i < dump->task_count && !error; i++)
-		if (dump->tasks[i]->injection)
-			error = start_task(dump, dump->tasks[i], &tasks[i]);
-	dump_stage(dump, "inspecting");
-	interrupt_all(dump);
 	return error;
 }
 
-/* Those that wait for it go on. */
-static int adopt_trackers(struct dump *dump, const struct inspected_task *tasks)
+static void list_threads(struct dump *dump, struct inspections *list)
 {
-	int error = 0;
+	for (size_t i = 0; i < dump->task_count; i++)
+		for (size_t t = 0; dump->tasks[i]->injection && t < dump->tasks[i]->thread_count; t++) {
+			ARRAY_GROW(list->items, list->count, list->capacity);
+			list->items[list->count++] =
+				(struct inspection){.thread = &dump->tasks[i]->threads[t], .index = t};
+		}
+}
 
-	for (size_t i = 0; i < dump->task_count && !error; i++)
-		if (dump->tasks[i]->injection && tasks[i].threads[0].makes_tracker)
-			error = tracker_adopt(dump, dump->tasks[i], tasks[i].threads[0].tracker_step);
-	interrupt_all(dump);
+/* It has had the time for its program. One that waits for its tracker to be taken goes on. */
+static int stop_thread(struct dump *dump, struct inspection *inspection)
+{
+	struct dump_task *task = inspection->thread->task;
+
+	if (inspection->makes_tracker)
+		return tracker_adopt(dump, task, inspection->tracker_step);
+	injection_interrupt(task->injection, inspection->index);
+	return 0;
+}
+
+/* @error: of what came before; then it is only waited for. Returns that, or a failure of its own. */
+static int finish_thread(struct dump *dump, struct inspection *inspection, int error)
+{
+	struct dump_task *task = inspection->thread->task;
+	struct failure failure = {};
+	int waited = injection_wait(&failure, task->injection, inspection->index);
+
+	if (waited && !error) {
+		dump->failure = failure;
+		error = fail_in(&dump->failure, "%s", dump_task_name(dump, task));
+	}
+	if (!error)
+		error = evaluate_thread(dump, inspection);
+	/* The last one of its task: the mapping is gone when the last task is looked at. */
+	if (!error && inspection->index + 1 == task->thread_count)
+		injection_begin_close(task->injection);
+	release_inspection(inspection);
 	return error;
 }
 
+/*
+ * Threads run their programs while others are started and others are evaluated. No more of them are on their way at
+ * a time than is needed for that: programs that are composed where the last ones were just freed cost half as much as
+ * those in new memory. What was started is waited for in any case: no thread may be left in the middle of a program.
+ */
 int inspect_tree(struct dump *dump)
 {
-	_cleanup_free_ struct inspected_task *tasks = xcalloc(dump->task_count, sizeof(*tasks));
-	int error = start_tree(dump, tasks);
+	struct inspections threads = {};
+	int error = open_tree(dump);
 
-	if (!error && dump->options->tracker)
-		error = adopt_trackers(dump, tasks);
-	/* What was started is waited for in any case: no thread may be left in the middle of a program. */
-	for (size_t i = 0; i < dump->task_count; i++) {
-		struct dump_task *task = dump->tasks[i];
-		if (!task->injection)
-			continue;
-		struct failure failure = {};
-		int waited = injection_wait(&failure, task->injection);
-		if (waited && !error) {
-			dump->failure = failure;
-			error = fail_in(&dump->failure, "%s", dump_task_name(dump, task));
-		}
-		if (!error)
-			error = evaluate_task(dump, task, &tasks[i]);
-		/* It is done when the last task is looked at. */
-		if (!error)
-			injection_begin_close(task->injection);
+	if (!error)
+		list_threads(dump, &threads);
+	for (size_t i = 0; i < threads.count + 2 * THREADS_AHEAD; i++) {
+		if (i == threads.count)
+			dump_stage(dump, "inspecting");
+		if (i < threads.count && !error)
+			error = start_thread(dump, &threads.items[i]);
+		if (i >= THREADS_AHEAD && i - THREADS_AHEAD < threads.count && !error)
+			error = stop_thread(dump, &threads.items[i - THREADS_AHEAD]);
+		if (i >= 2 * THREADS_AHEAD)
+			error = finish_thread(dump, &threads.items[i - 2 * THREADS_AHEAD], error);
 	}
-	free_inspections(dump, tasks);
+	free(threads.items);
 	landlock_end(dump);
 	semaphore_undo_end(dump);
 	return error;
@@ -399,15 +415,15 @@ static int start_trackers(struct dump *dump, struct tracker_run *runs)
 		if (!error && injection_begin_open(&dump->failure, task->injection) < 0)
 			error = fail_in(&dump->failure, "%s", dump_task_name(dump, task));
 	}
-	interrupt_all(dump);
+	interrupt_leaders(dump);
 	for (size_t i = 0; i < dump->task_count && !error; i++)
 		if (dump->tasks[i]->injection)
 			error = start_tracker(dump, dump->tasks[i], &runs[i]);
-	interrupt_all(dump);
+	interrupt_leaders(dump);
 	for (size_t i = 0; i < dump->task_count && !error; i++)
 		if (dump->tasks[i]->injection)
 			error = tracker_adopt(dump, dump->tasks[i], runs[i].step);
-	interrupt_all(dump);
+	interrupt_leaders(dump);
 	return error;
 }
 
@@ -418,7 +434,7 @@ int inject_trackers(struct dump *dump)
 
 	for (size_t i = 0; i < dump->task_count; i++) {
 		struct failure failure = {};
-		if (runs[i].program && injection_wait(&failure, dump->tasks[i]->injection) && !error) {
+		if (runs[i].program && injection_wait(&failure, dump->tasks[i]->injection, 0) && !error) {
 			dump->failure = failure;
 			error = fail_in(&dump->failure, "%s", dump_task_name(dump, dump->tasks[i]));
 		}
@@ -435,7 +451,7 @@ int release_injections(struct dump *dump)
 	for (size_t i = 0; i < dump->task_count; i++)
 		if (dump->tasks[i]->injection)
 			injection_begin_close(dump->tasks[i]->injection);
-	interrupt_all(dump);
+	interrupt_leaders(dump);
 	for (size_t i = 0; i < dump->task_count; i++) {
 		struct failure failure = {};
 		int error = injection_close(&failure, TAKE_POINTER(dump->tasks[i]->injection));

@@ -104,12 +104,11 @@ static int interrupt(struct injection_slot *slot)
 	return 0;
 }
 
-void injection_interrupt(struct injection *injection)
+void injection_interrupt(struct injection *injection, size_t index)
 {
 	/* A thread that is gone is told by the wait for it. */
-	for (size_t i = 0; i < injection->slot_count; i++)
-		if (injection->slots[i].on_its_way)
-			interrupt(&injection->slots[i]);
+	if (injection->slots[index].on_its_way)
+		interrupt(&injection->slots[index]);
 }
 
 static int wait_stopped(struct injection_slot *slot)
@@ -540,24 +539,17 @@ static int check_notice(struct failure *failure, const struct injection_slot *sl
 	return fail_in(failure, "thread %d", slot->tid);
 }
 
-int injection_wait(struct failure *failure, struct injection *injection)
+int injection_wait(struct failure *failure, struct injection *injection, size_t index)
 {
-	int result = 0;
+	struct injection_slot *slot = &injection->slots[index];
 
-	injection_interrupt(injection);
-	for (size_t i = 0; i < injection->slot_count; i++) {
-		struct injection_slot *slot = &injection->slots[i];
-		if (!slot->running)
-			continue;
-		int error = finish_program(injection, slot);
-		struct program *program = TAKE_POINTER(slot->running);
-		slot->on_its_way = false;
-		if (result)
-			continue;
-		result = error ? fail_at(failure, injection, error, "lost a thread while a program ran in it")
-			       : check_notice(failure, slot, program);
-	}
-	return result;
+	if (!slot->running)
+		return 0;
+	int error = finish_program(injection, slot);
+	struct program *program = TAKE_POINTER(slot->running);
+	slot->on_its_way = false;
+	return error ? fail_at(failure, injection, error, "lost a thread while a program ran in it")
+		     : check_notice(failure, slot, program);
 }
 
 /* Returns 1 when the step is made and the program has not ended, 0 when it is still on its way, or -errno. */

@@ -55,16 +55,16 @@ struct program *injection_program(struct injection *injection, size_t index);
 /* Starts the program on thread @index; the results are there after injection_wait(). Returns 0 or a failure. */
 int injection_start(struct failure *failure, struct injection *injection, size_t index, struct program *program);
 /*
- * Asks the threads that are on their way to stop. Not needed, but when several processes are asked before the first
- * is waited for, they stop side by side.
+ * Asks thread @index to stop, if it is on its way. Not needed, but when several are asked before the first is waited
+ * for, they stop side by side.
  */
-void injection_interrupt(struct injection *injection);
+void injection_interrupt(struct injection *injection, size_t index);
 /*
- * Waits until every started program has ended and copies results into the programs. The threads stand again with their
- * own contexts, but for the leader, which gets it back from injection_close(). Returns 0 or the failure of the first
- * program that ended early.
+ * Waits until the program of thread @index has ended, if one was started, and copies results into it. The thread stands
+ * again with its own context, but for the leader, which gets it back from injection_close(). Returns 0, or the failure
+ * of a program that ended early.
  */
-int injection_wait(struct failure *failure, struct injection *injection);
+int injection_wait(struct failure *failure, struct injection *injection, size_t index);
 /*
  * Waits until the program of thread @index has made @step, behind which it waits (program_wait()); the thread stands
  * until injection_go_on(). Before injection_wait(). Returns 0 with the call's result, or a failure; then the program
