@@ -178,10 +178,14 @@ static int make_group_leader(struct tree_run *run, const struct restore_task *ta
 	struct restore *restore = run->restore;
 	pid_t wanted = task->pgid;
 	struct clone_args args = {.exit_signal = SIGCHLD, .set_tid = (uint64_t)&wanted, .set_tid_size = 1};
+	pid_t parent = getpid();
 
 	pid_t pid = syscall(SYS_clone3, &args, sizeof(args));
 	if (pid == 0) {
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		/* Who died before that sends nothing. */
+		if (getppid() != parent)
+			_exit(1);
 		for (;;)
 			pause();
 	}

@@ -249,6 +249,10 @@ def test_file_is_gone(directory):
         host.wait_empty()
         os.rename(directory / "program" / "ctl", directory / "program" / "elsewhere")
         assert "ctl" in refused(host, copied, program.pid)
+        # A file of another type would be taken for it, and its bytes for those in the fifo.
+        (directory / "program" / "ctl").write_text("no fifo")
+        assert "not a fifo any more" in refused(host, copied, program.pid)
+        (directory / "program" / "ctl").unlink()
         os.rename(directory / "program" / "elsewhere", directory / "program" / "ctl")
         # And with the file back, it works.
         hosts.Criu(host).restore(program.pid, copied, "--tcp-established")

@@ -190,8 +190,10 @@ static int read_plain(struct restore *restore, struct image *image, int fd)
 {
 	struct stat stat;
 
-	if (fstat(image_fd(image), &stat) < 0 || stat.st_size < image_offset(image))
+	if (fstat(image_fd(image), &stat) < 0)
 		return fail_errno(&restore->failure, errno, "image-ghost", NULL, NULL, "cannot measure the image");
+	if (stat.st_size < image_offset(image))
+		return fail(&restore->failure, ENODATA, "image-ghost", NULL, NULL, "the image is cut off");
 	return copy_from_image(restore, image, fd, 0, stat.st_size - image_offset(image));
 }
 
@@ -203,8 +205,11 @@ static int fill(struct restore *restore, struct image *image, const GhostFileEnt
 		return 0;
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
 	_cleanup_fd_ int content = open(path, O_WRONLY | O_CLOEXEC);
-	if (content < 0 || (entry->has_size && (entry->size > INT64_MAX || ftruncate(content, entry->size) < 0)))
-		return fail_errno(&restore->failure, content < 0 ? errno : EFBIG, "ghost-write", NULL, NULL,
+	if (entry->has_size && entry->size > INT64_MAX)
+		return fail(&restore->failure, EFBIG, "ghost-write", NULL, NULL,
+			    "no file has the size of the deleted file");
+	if (content < 0 || (entry->has_size && ftruncate(content, entry->size) < 0))
+		return fail_errno(&restore->failure, errno, "ghost-write", NULL, NULL,
 				  "cannot give the deleted file its size");
 	return entry->has_chunks && entry->chunks ? read_chunks(restore, image, content, entry->size)
 						  : read_plain(restore, image, content);

@@ -363,6 +363,23 @@ static int check_open(struct restore *restore, const RegFileEntry *entry, const 
 	return 0;
 }
 
+static int check_type(struct restore *restore, const RegFileEntry *entry, const struct stat *stat)
+{
+	if ((stat->st_mode & S_IFMT) == (entry->mode & S_IFMT))
+		return 0;
+	return fail(&restore->failure, ESTALE, "file-type", entry->name, "copy the file from the machine of the dump",
+		    "it is not a %s any more",
+		    S_ISREG(entry->mode)    ? "regular file"
+		    : S_ISDIR(entry->mode)  ? "directory"
+		    : S_ISFIFO(entry->mode) ? "fifo"
+					    : "file of its type");
+}
+
+static int stat_entry(const RegFileEntry *entry, struct stat *ret_stat)
+{
+	return fstatat(AT_FDCWD, entry->name, ret_stat, entry->flags & O_NOFOLLOW ? AT_SYMLINK_NOFOLLOW : 0);
+}
+
 static int check_file(struct restore *restore, const struct restore_file *file)
 {
 	const RegFileEntry *entry = file->entry->reg;
@@ -374,17 +391,18 @@ static int check_file(struct restore *restore, const struct restore_file *file)
 	if (entry->has_ext && entry->ext)
 		return fail(&restore->failure, EOPNOTSUPP, "file-external", entry->name, NULL,
 			    "it comes from outside the tree, which this release cannot restore");
-	if (!entry->has_mode || !S_ISREG(entry->mode) || held_for(restore, file->id) >= 0 ||
-	    !strncmp(entry->name, "/proc/", strlen("/proc/")))
+	if (!entry->has_mode || held_for(restore, file->id) >= 0 || !strncmp(entry->name, "/proc/", strlen("/proc/")))
 		return 0;
+	/* A fifo in place of a device would hold the restore up; that one is missing is told when it is opened. */
+	if (!S_ISREG(entry->mode))
+		return stat_entry(entry, &stat) < 0 ? 0 : check_type(restore, entry, &stat);
 	bool is_mapped = !file->user_count && !entry->pos && !(entry->flags & O_PATH);
 	_cleanup_fd_ int fd = is_mapped ? open_entry(restore, entry, O_RDONLY | O_NONBLOCK) : -1;
-	if (is_mapped ? fd < 0 || fstat(fd, &stat) < 0
-		      : fstatat(AT_FDCWD, entry->name, &stat, entry->flags & O_NOFOLLOW ? AT_SYMLINK_NOFOLLOW : 0) < 0)
+	if (is_mapped ? fd < 0 || fstat(fd, &stat) < 0 : stat_entry(entry, &stat) < 0)
 		return fail_open(restore, entry, fd < -1 ? fd : -errno);
-	if ((stat.st_mode & S_IFMT) != (entry->mode & S_IFMT))
-		return fail(&restore->failure, ESTALE, "file-type", entry->name,
-			    "copy the file from the machine of the dump", "it is not a regular file any more");
+	int error = check_type(restore, entry, &stat);
+	if (error < 0)
+		return error;
 	if (stat.st_mode != entry->mode)
 		log_warn("\"%s\" has mode %o, at the dump it had %o", entry->name, stat.st_mode, entry->mode);
 	return is_mapped ? check_mapped(restore, entry, fd, &stat) : check_open(restore, entry, &stat);
