@@ -537,12 +537,13 @@ static int wait_for_source(struct reception *reception)
 			struct page_receiver_statistics ignored;
 			return cradle_count(reception->cradle, &reception->failure, &ignored);
 		}
+		/* The end of a link comes before a source that comes back because of it. */
 		if (ready[FETCH].revents)
 			error = take_fetch_end(reception);
-		else if (ready[DOOR].revents)
-			error = take_connection(reception);
 		else if (ready[CONTROL].revents)
 			break;
+		else if (ready[DOOR].revents)
+			error = take_connection(reception);
 	}
 	return error;
 }
