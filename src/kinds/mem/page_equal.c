@@ -20,7 +20,7 @@ enum {
 	PAGE_BYTES = 4096,
 	/* More tasks than this of fewer pages than this: below, the rest of the images is what counts. */
 	SMALL_TASKS = 8,
-	SMALL_TASK_PAGES = PAGE_PIECE_BYTES / PAGE_BYTES,
+	SMALL_TASK_PAGES = 256,
 };
 
 struct known_page {
@@ -62,17 +62,18 @@ static int read_own_pages(struct dump_task *task, char *buffer)
 {
 	const struct memory_map *memory = task->memory;
 	_cleanup_free_ struct page_piece *pieces = xcalloc(memory->run_count, sizeof(*pieces));
-	size_t count = 0, bytes;
+	size_t count = 0, room = SMALL_TASK_PAGES * PAGE_BYTES, bytes;
 
 	for (size_t i = 0; i < memory->run_count; i++)
 		if (page_run_is_written(&memory->runs[i]))
-			pieces[count++] = page_piece_of_run(task, &memory->runs[i], 0);
+			pieces[count++] = page_piece_of_run(task, &memory->runs[i], 0, UINT64_MAX);
 	for (size_t first = 0; first < count;) {
-		int got = page_read(&pieces[first], count - first, buffer, &bytes);
+		int got = page_read(&pieces[first], count - first, buffer, room, &bytes);
 		if (got < 0)
 			return got;
 		first += got;
 		buffer += bytes;
+		room -= bytes;
 	}
 	return 0;
 }

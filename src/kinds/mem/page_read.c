@@ -21,14 +21,15 @@ enum {
 	BATCH_PIECES = 256,
 };
 
-struct page_piece page_piece_of_run(struct dump_task *task, const struct page_run *run, uint64_t done_bytes)
+struct page_piece page_piece_of_run(struct dump_task *task, const struct page_run *run, uint64_t done_bytes,
+				    uint64_t most_bytes)
 {
 	uint64_t left = run->pages * PAGE_BYTES - done_bytes;
 
 	return (struct page_piece){
 		.task = task,
 		.address = run->address + done_bytes,
-		.bytes = left < PAGE_PIECE_BYTES ? left : PAGE_PIECE_BYTES,
+		.bytes = left < most_bytes ? left : most_bytes,
 		.through_file = run->unreadable || run->shared,
 	};
 }
@@ -71,7 +72,7 @@ static int read_through_file(const struct page_piece *piece, char *buffer)
 	return fd < 0 ? -errno : pread_full(fd, buffer, piece->bytes, piece->address);
 }
 
-int page_read(const struct page_piece *pieces, size_t count, char *buffer, size_t *ret_bytes)
+int page_read(const struct page_piece *pieces, size_t count, char *buffer, size_t room_bytes, size_t *ret_bytes)
 {
 	struct iovec remote[BATCH_PIECES];
 	size_t taken = 0, bytes = 0;
@@ -86,7 +87,7 @@ int page_read(const struct page_piece *pieces, size_t count, char *buffer, size_
 	}
 	while (taken < count && taken < BATCH_PIECES) {
 		const struct page_piece *piece = &pieces[taken];
-		if (piece->task != pieces[0].task || piece->through_file || bytes + piece->bytes > PAGE_PIECE_BYTES)
+		if (piece->task != pieces[0].task || piece->through_file || bytes + piece->bytes > room_bytes)
 			break;
 		remote[taken++] = (struct iovec){(void *)piece->address, piece->bytes};
 		bytes += piece->bytes;

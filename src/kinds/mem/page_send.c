@@ -73,10 +73,10 @@ static int send_run(struct dump *dump, struct dump_task *task, const struct page
 	size_t bytes;
 
 	while (!error && page_run_is_written(run)) {
-		struct page_piece piece = page_piece_of_run(task, run, done);
+		struct page_piece piece = page_piece_of_run(task, run, done, PAGE_BUFFER_BYTES);
 		if (!piece.bytes)
 			break;
-		int got = page_read(&piece, 1, buffer, &bytes);
+		int got = page_read(&piece, 1, buffer, PAGE_BUFFER_BYTES, &bytes);
 		if (got < 0)
 			return fail_errno(&dump->failure, got, "task-memory", dump_task_name(dump, task), NULL,
 					  "cannot read its memory");
@@ -103,7 +103,7 @@ static uint64_t bytes_to_send(const struct dump *dump)
 
 int page_send_in_order(struct dump *dump)
 {
-	_cleanup_free_ char *buffer = xcalloc(1, PAGE_PIECE_BYTES);
+	_cleanup_free_ char *buffer = xcalloc(1, PAGE_BUFFER_BYTES);
 	struct progress progress = {.stage = "memory", .total_bytes = bytes_to_send(dump)};
 	int error = 0;
 

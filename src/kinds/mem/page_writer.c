@@ -5,7 +5,8 @@
  * memory cgroup) would apply.
  *
  * The work is a list of pieces, each with its place in its file, taken in batches by the threads. Pages that are all
- * zero are left as holes in the file.
+ * zero are left as holes in the file. In a tmpfs of huge pages a batch is one of them: the first write to a huge page
+ * that covers only a part of it makes the kernel clear all of it first.
  */
 #include <fcntl.h>
 #include <linux/magic.h>
@@ -22,17 +23,18 @@
 
 #include "pagemap.pb-c.h"
 
-_Static_assert((int)PAGE_PIECE_BYTES == PAGE_BUFFER_BYTES, "a piece fills a buffer of a sink");
-
 enum {
 	PAGE_BYTES = 4096,
 	HOLE_BYTES = 64 * 1024,
 	WORTH_ALLOCATING_BYTES = 1 << 20,
 	MAX_THREADS = 16,
+	HUGE_PAGE_BYTES = 2 << 20,
+	MOST_BYTES = HUGE_PAGE_BYTES, /* of a piece */
 };
 
 struct pages_file {
 	int fd;         /* -1: none */
+	bool huge;      /* its blocks are huge pages */
 	bool allocated; /* its blocks exist before they are written */
 };
 
@@ -54,6 +56,13 @@ struct job {
 	const struct dump_options *reports_to; /* the one job that tells the user; NULL in the others */
 	char *buffer;
 };
+
+/* What one read and one write may have that begin at @offset of the task's pages. */
+static size_t room_bytes(const struct page_writer *writer, const struct dump_task *task, uint64_t offset)
+{
+	return !writer->sink && writer->files[task->index].huge ? HUGE_PAGE_BYTES - offset % HUGE_PAGE_BYTES
+								: PAGE_BUFFER_BYTES;
+}
 
 static bool is_zero_page(const char *page)
 {
@@ -141,7 +150,7 @@ static int lend_piece(struct page_writer *writer, const struct page_piece *piece
 		stop(writer, error, true);
 		return error;
 	}
-	int count = page_read(piece, 1, (char *)buffer->data, &bytes);
+	int count = page_read(piece, 1, (char *)buffer->data, PAGE_BUFFER_BYTES, &bytes);
 	error = sink->ops->pages_lent(sink, PAGE_SPACE_PROCESS, piece->task->pid, piece->address, buffer,
 				      count < 0 ? 0 : bytes);
 	if (count < 0)
@@ -156,11 +165,11 @@ static int lend_piece(struct page_writer *writer, const struct page_piece *piece
 static int write_batch(struct job *job, const struct page_piece *pieces, size_t left)
 {
 	struct page_writer *writer = job->writer;
-	size_t bytes = 0;
+	size_t room = room_bytes(writer, pieces->task, pieces->offset), bytes = 0;
 
-	if (writer->sink && writer->sink->ops->lend && pieces->bytes == PAGE_PIECE_BYTES)
+	if (writer->sink && writer->sink->ops->lend && pieces->bytes == PAGE_BUFFER_BYTES)
 		return lend_piece(writer, pieces);
-	int count = page_read(pieces, left, job->buffer, &bytes);
+	int count = page_read(pieces, left, job->buffer, room, &bytes);
 	int error = count < 0 ? count : put_batch(writer, pieces, count, job->buffer, bytes);
 	if (error < 0)
 		stop(writer, error, count >= 0);
@@ -193,7 +202,7 @@ static void *write_batches(void *argument)
 static void add_pieces(struct page_writer *writer, struct dump_task *task, const struct page_run *run, uint64_t *offset)
 {
 	for (uint64_t done = 0; done < run->pages * PAGE_BYTES;) {
-		struct page_piece piece = page_piece_of_run(task, run, done);
+		struct page_piece piece = page_piece_of_run(task, run, done, room_bytes(writer, task, *offset));
 		piece.offset = *offset;
 		ARRAY_GROW(writer->pieces, writer->count, writer->capacity);
 		writer->pieces[writer->count++] = piece;
@@ -231,33 +240,34 @@ static int write_pagemap(struct dump *dump, struct dump_task *task)
 	return image_close(&image);
 }
 
-/*
- * Blocks in advance: a write to ext4 then takes half the time, one to huge pages of tmpfs a little less. In a tmpfs of
- * small pages it would only move the work to one thread; there st_blksize is one page.
- */
-static bool allocate(int fd, uint64_t size)
-{
-	struct stat stat;
-	struct statfs filesystem;
-
-	if (size < WORTH_ALLOCATING_BYTES || fstat(fd, &stat) < 0 || fstatfs(fd, &filesystem) < 0 ||
-	    (filesystem.f_type == TMPFS_MAGIC && stat.st_blksize <= PAGE_BYTES))
-		return false;
-	return fallocate(fd, 0, 0, size) == 0;
-}
-
-static int open_pages_file(struct dump *dump, struct dump_task *task, uint64_t size, struct pages_file *ret_file)
+static int create_pages_file(struct dump *dump, const struct memory_map *memory, struct pages_file *file)
 {
 	char name[64];
+	struct stat stat;
 
-	image_name(IMAGE_PAGES, task->memory->pages_id, name, sizeof(name));
-	_cleanup_fd_ int fd = openat(dump->images_dirfd, name, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-	if (fd < 0)
+	image_name(IMAGE_PAGES, memory->pages_id, name, sizeof(name));
+	file->fd = openat(dump->images_dirfd, name, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+	if (file->fd < 0)
 		return fail_errno(&dump->failure, errno, "image-create", name, NULL, "cannot create the image file");
-	if (ftruncate(fd, size) < 0)
+	file->huge = !fstat(file->fd, &stat) && stat.st_blksize == HUGE_PAGE_BYTES;
+	return 0;
+}
+
+/*
+ * Blocks in advance: a write to ext4 then takes half the time, one to huge pages of tmpfs a little less. In a tmpfs of
+ * small pages it would only move the work to one thread.
+ */
+static int size_pages_file(struct dump *dump, const struct memory_map *memory, struct pages_file *file, uint64_t size)
+{
+	char name[64];
+	struct statfs filesystem;
+
+	image_name(IMAGE_PAGES, memory->pages_id, name, sizeof(name));
+	if (ftruncate(file->fd, size) < 0)
 		return fail_errno(&dump->failure, errno, "image-write", name, NULL, "cannot give it its size");
-	ret_file->allocated = allocate(fd, size);
-	ret_file->fd = TAKE_FD(fd);
+	if (size >= WORTH_ALLOCATING_BYTES && !fstatfs(file->fd, &filesystem) &&
+	    (filesystem.f_type != TMPFS_MAGIC || file->huge))
+		file->allocated = fallocate(file->fd, 0, 0, size) == 0;
 	return 0;
 }
 
@@ -265,18 +275,22 @@ static int prepare(struct dump *dump, struct page_writer *writer)
 {
 	for (size_t i = 0; i < dump->task_count; i++) {
 		struct dump_task *task = dump->tasks[i];
-		uint64_t offset = 0;
+		struct memory_map *memory = task->memory;
+		uint64_t bytes = 0;
 
-		if (!task->memory)
+		if (!memory)
 			continue;
-		for (size_t r = 0; r < task->memory->run_count; r++)
-			if (page_run_is_written(&task->memory->runs[r]))
-				add_pieces(writer, task, &task->memory->runs[r], &offset);
-		int error = writer->sink ? page_send_open(dump, task)
-					 : open_pages_file(dump, task, offset, &writer->files[i]);
+		int error =
+			writer->sink ? page_send_open(dump, task) : create_pages_file(dump, memory, &writer->files[i]);
 		if (error < 0)
 			return error;
 		writer->opened = i + 1;
+		for (size_t r = 0; r < memory->run_count; r++)
+			if (page_run_is_written(&memory->runs[r]))
+				add_pieces(writer, task, &memory->runs[r], &bytes);
+		error = writer->sink ? 0 : size_pages_file(dump, memory, &writer->files[i], bytes);
+		if (error < 0)
+			return error;
 	}
 	return 0;
 }
@@ -287,12 +301,12 @@ static int run_threads(struct dump *dump, struct page_writer *writer)
 	size_t count = cores < 1 ? 1 : cores > MAX_THREADS ? MAX_THREADS : cores, started = 1;
 	struct job jobs[MAX_THREADS];
 	pthread_t threads[MAX_THREADS];
-	char *buffers = aligned_alloc(PAGE_BYTES, count * PAGE_PIECE_BYTES);
+	char *buffers = aligned_alloc(PAGE_BYTES, count * MOST_BYTES);
 
 	if (!buffers)
 		return fail(&dump->failure, ENOMEM, "out-of-memory", NULL, NULL, "no memory for the page buffers");
 	for (size_t i = 0; i < count; i++)
-		jobs[i] = (struct job){writer, i ? NULL : dump->options, buffers + i * PAGE_PIECE_BYTES};
+		jobs[i] = (struct job){writer, i ? NULL : dump->options, buffers + i * MOST_BYTES};
 	while (started < count && !pthread_create(&threads[started], NULL, write_batches, &jobs[started]))
 		started++;
 	write_batches(&jobs[0]);
