@@ -43,6 +43,8 @@ struct migration {
 	struct demand_server *demand_server; /* NULL = none */
 	struct demand_statistics followed;   /* of servers before */
 	bool stopped;                        /* the tree is stopped by SIGSTOP, and not criu's */
+	bool ended;                          /* it ran there, and has ended by itself there; */
+	int ended_status;                    /* its root's wait status, -1 = not known */
 	struct journal journal;
 	bool journal_written;
 	struct migrate_progress_report report;
@@ -92,5 +94,7 @@ void migration_limit_silence(struct migration *migration);
  */
 int migration_ask_again(struct migration *migration, enum migrate_state state, const struct wire_options *wire,
 			struct failure *failure, enum migrate_state *ret_state, bool *ret_missing);
+/* What a message says of a tree that may have ended there. */
+void migration_note_end(struct migration *migration, bool ended, int status);
 /* Ends the page channel; what it has sent stays in migration->sent. */
 void migration_close_channel(struct migration *migration);

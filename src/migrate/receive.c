@@ -20,6 +20,7 @@
 #include "migrate/fetch.h"
 #include "migrate/journal.h"
 #include "migrate/preflight.h"
+#include "migrate/root.h"
 #include "migrate/session_link.h"
 #include "migrate/stream.h"
 
@@ -109,6 +110,20 @@ static void write_journal(struct reception *reception, enum journal_state state)
 	/* It helps after a crash; without it people have to look for themselves. */
 	if (journal_write(&failure, journal) < 0)
 		log_warn("%s", failure_line(&failure, line, sizeof(line)));
+}
+
+/* The source is about to say that the tree was moved, and has to know better. */
+static void tell_end(struct reception *reception, protobuf_c_boolean *ret_has, int32_t *ret_status)
+{
+	char text[120];
+	int status;
+
+	*ret_has = root_has_ended(reception->root_pid, reception->journal.start_time, &status);
+	if (!*ret_has)
+		return;
+	*ret_status = status;
+	snprintf(text, sizeof(text), "process %d has ended here before all of it was moved", reception->root_pid);
+	note(reception, text);
 }
 
 /* ---- rounds ---- */
@@ -302,6 +317,7 @@ static int take_fetch_end(struct reception *reception)
 	if (error < 0)
 		return error;
 	reception->complete = true;
+	tell_end(reception, &done.has_ended, &done.ended);
 	return protocol_send(&reception->session.protocol, MESSAGE_POST_COPY_DONE, &done, &reception->failure);
 }
 
@@ -448,8 +464,9 @@ static int resume(struct reception *reception)
 	running.resume_ns = clock_now_ns() - begin;
 	running.pid = reception->root_pid;
 	reach(reception, "running");
+	tell_end(reception, &running.has_ended, &running.ended);
 	const struct receive_report *report = reception->options->report;
-	if (report && report->running)
+	if (report && report->running && !running.has_ended)
 		report->running(report->context, reception->root_pid, reception->ready_ns - reception->images_ns);
 	int sent = protocol_send(&reception->session.protocol, MESSAGE_RUNNING, &running, &reception->failure);
 	if (reception->fetch_dirfd >= 0)
@@ -619,6 +636,7 @@ static void tell_that_it_runs(struct reception *reception)
 		return;
 	status.state = MIGRATE_RUNNING;
 	status.tree_runs = true;
+	tell_end(reception, &status.has_ended, &status.ended);
 	protocol_send(&reception->session.protocol, MESSAGE_SESSION_STATUS, &status, &ignored);
 }
 

@@ -228,7 +228,7 @@ int session_reconnect(struct session *session, const struct endpoint *endpoint, 
 }
 
 int session_ask_status(struct session *session, enum migrate_state own_state, struct failure *failure,
-		       bool *ret_tree_runs, uint64_t *ret_missing_pages)
+		       struct session_answer *ret_answer)
 {
 	_cleanup_message_ struct message message = {};
 	ResumeSession resume = RESUME_SESSION__INIT;
@@ -244,8 +244,8 @@ int session_ask_status(struct session *session, enum migrate_state own_state, st
 	if (r < 0)
 		return r;
 	const SessionStatus *status = (SessionStatus *)message.body;
-	*ret_tree_runs = status->tree_runs;
-	*ret_missing_pages = status->missing_pages;
+	*ret_answer = (struct session_answer){
+		.missing = status->missing_pages > 0, .ended = status->has_ended, .ended_status = status->ended};
 	return 0;
 }
 

@@ -79,12 +79,19 @@ int session_connect(struct session *session, const struct endpoint *endpoint, co
 int session_reconnect(struct session *session, const struct endpoint *endpoint, const struct wire_options *options,
 		      const uint8_t id[SESSION_ID_BYTES], const uint8_t secret[SESSION_SECRET_BYTES],
 		      struct failure *failure);
+/* What the destination says of the tree besides its state. */
+struct session_answer {
+	bool missing; /* post-copy: memory is still wanted */
+	bool ended;   /* it ran there, and has ended by itself; */
+	int ended_status;
+};
+
 /*
  * RESUMING: tells the destination in which state this side is, and learns what the destination has. The protocol goes
  * to that state: READY (COMMIT or ABORT may be sent), RUNNING, DONE or ABORTED. Returns 0 or a failure.
  */
 int session_ask_status(struct session *session, enum migrate_state own_state, struct failure *failure,
-		       bool *ret_tree_runs, uint64_t *ret_missing_pages);
+		       struct session_answer *ret_answer);
 /* Opens the session->connections connections for pages (session_connect() has done it). Returns 0 or a failure. */
 int session_open_data(struct session *session, struct failure *failure);
 /* One more connection of any role but pages. The caller closes the stream. Returns 0 or a failure. */

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Giving the tree away: after COMMIT the destination decides, and this side must learn what (protocol.h). */
 #include <string.h>
+#include <sys/wait.h>
 #include <time.h>
 
 #include "base/clock.h"
@@ -39,7 +40,12 @@ static int wait_until_running(struct migration *migration)
 {
 	_cleanup_message_ struct message message = {};
 
-	return protocol_expect(&migration->session.protocol, MESSAGE_RUNNING, &migration->failure, &message);
+	int error = protocol_expect(&migration->session.protocol, MESSAGE_RUNNING, &migration->failure, &message);
+	if (error < 0)
+		return error;
+	const MigrateRunning *running = (MigrateRunning *)message.body;
+	migration_note_end(migration, running->has_ended, running->ended);
+	return 0;
 }
 
 /* The destination has said that it could not, and that nothing of the tree is left there. */
@@ -121,6 +127,23 @@ static int take_back(struct migration *migration)
 	return -migration->failure.error;
 }
 
+/* It has lived there, for however short a time, so it must not begin again here. */
+static int fail_ended(struct migration *migration)
+{
+	int status = migration->ended_status;
+	char object[64], how[64] = "";
+
+	if (status >= 0 && WIFSIGNALED(status))
+		snprintf(how, sizeof(how), ", killed by signal %d", WTERMSIG(status));
+	else if (status >= 0)
+		snprintf(how, sizeof(how), " with status %d", WEXITSTATUS(status));
+	snprintf(object, sizeof(object), "process %d", migration->options->pid);
+	return fail(&migration->failure, ESRCH, "migrate-ended", object, "if it was not to end, start it anew",
+		    "it was given to the other side, ran there, and has ended there%s before all of it was moved: "
+		    "it is nowhere any more",
+		    how);
+}
+
 static int release(struct migration *migration)
 {
 	const struct stopped_options options = stopped_tree(migration);
@@ -130,7 +153,7 @@ static int release(struct migration *migration)
 	released.pages = migration->followed.pages + migration->followed.zero_pages;
 	int error = stopped_tree_kill(&options, &migration->failure);
 	protocol_send(&migration->session.protocol, MESSAGE_RELEASED, &released, &ignored);
-	return error;
+	return error ? error : migration->ended ? fail_ended(migration) : 0;
 }
 
 /* It runs there. What is still here follows; then this copy ends. */

@@ -31,12 +31,19 @@ static void allow_silence(struct migration *migration)
 	migration->session.protocol.patience_ms = 0;
 }
 
+void migration_note_end(struct migration *migration, bool ended, int status)
+{
+	if (!ended)
+		return;
+	migration->ended = true;
+	migration->ended_status = status;
+}
+
 int migration_ask_again(struct migration *migration, enum migrate_state state, const struct wire_options *wire,
 			struct failure *failure, enum migrate_state *ret_state, bool *ret_missing)
 {
 	struct session again = {};
-	uint64_t missing_pages = 0;
-	bool runs;
+	struct session_answer answer;
 
 	/* The other side need not have seen that it is of no use: it waits there for what comes next. */
 	if (migration->session.control)
@@ -45,13 +52,14 @@ int migration_ask_again(struct migration *migration, enum migrate_state state, c
 				      migration->session.secret, failure);
 
 	if (!error)
-		error = session_ask_status(&again, state, failure, &runs, &missing_pages);
+		error = session_ask_status(&again, state, failure, &answer);
 	if (error < 0) {
 		session_close(&again);
 		return error;
 	}
 	*ret_state = again.protocol.state;
-	*ret_missing = missing_pages > 0;
+	*ret_missing = answer.missing;
+	migration_note_end(migration, answer.ended, answer.ended_status);
 	/* Threads work on its connections. */
 	migration_close_channel(migration);
 	migration_end_demand(migration);
@@ -183,7 +191,13 @@ static int wait_until_complete(struct migration *migration)
 	allow_silence(migration);
 	/* From here on, giving up costs nothing but time. */
 	stream_set_cancel(migration->session.control, migration->wire->cancel_fd);
-	return protocol_expect(&migration->session.protocol, MESSAGE_POST_COPY_DONE, &migration->failure, &message);
+	int error =
+		protocol_expect(&migration->session.protocol, MESSAGE_POST_COPY_DONE, &migration->failure, &message);
+	if (error < 0)
+		return error;
+	const PostCopyDone *done = (PostCopyDone *)message.body;
+	migration_note_end(migration, done->has_ended, done->ended);
+	return 0;
 }
 
 static bool is_cancelled(const struct migration *migration)

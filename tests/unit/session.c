@@ -246,8 +246,7 @@ static void whole_session_with(struct other_side *other, const struct wire_optio
 	MigrateCommit commit = MIGRATE_COMMIT__INIT;
 	PostCopyDone released = POST_COPY_DONE__INIT;
 	uint8_t id[SESSION_ID_BYTES], secret[SESSION_SECRET_BYTES];
-	uint64_t missing;
-	bool runs;
+	struct session_answer answer;
 
 	for (size_t i = 0; i < BYTES; i++)
 		pages[i] = (uint8_t)(i / 5000 % 3 ? i * 7 + i / 999 : 0);
@@ -274,9 +273,9 @@ static void whole_session_with(struct other_side *other, const struct wire_optio
 	failure_clear(&failure);
 
 	assert_int_equal(session_reconnect(&session, &other->endpoint, wire, id, secret, &failure), 0);
-	assert_int_equal(session_ask_status(&session, MIGRATE_COMMITTED, &failure, &runs, &missing), 0);
+	assert_int_equal(session_ask_status(&session, MIGRATE_COMMITTED, &failure, &answer), 0);
 	assert_int_equal(session.protocol.state, MIGRATE_READY);
-	assert_false(runs);
+	assert_false(answer.ended || answer.missing);
 	commit.session_id = (ProtobufCBinaryData){sizeof(id), id};
 	assert_int_equal(protocol_send(&session.protocol, MESSAGE_COMMIT, &commit, &failure), 0);
 	assert_int_equal(protocol_expect(&session.protocol, MESSAGE_RUNNING, &failure, &message), 0);

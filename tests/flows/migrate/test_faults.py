@@ -190,6 +190,23 @@ def test_other_process_is_killed(state, victim, directory):
         lives_on(pair, program, 0, when)
 
 
+def test_tree_ends_before_the_source_knows_that_it_runs(directory):
+    """It has lived there, so it is not run again here; and it was not moved."""
+    with changing(directory, 4, 1000) as (pair, program):
+        here, there = pair.hosts
+        receiver = pair.receive(1, "--die-at", "stop-running")
+        sender = pair.start_migrate(program.pid, 0)
+        session = stopped_session(there, receiver)
+        assert there.kill(program.pid)
+        hosts.wait_until(lambda: not is_live(there, program.pid))
+        assert there.kill(session, signal.SIGCONT)
+        sent = sender.wait()
+        assert sent.status == 1 and "has ended there, killed by signal 9" in sent.output, f"{sent}\n{receiver.output()}"
+        receiver.wait()
+        for host in (here, there):
+            host.wait_empty()
+
+
 # ---- the link ----
 
 class Relay:

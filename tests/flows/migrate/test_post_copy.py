@@ -8,7 +8,7 @@ import pytest
 
 import moving
 from program import Program
-from test_faults import (DESTINATION_KILLED, SOURCE_KILLED, decide, has_ended, lives_on, relayed, resident_bytes,
+from test_faults import (DESTINATION_KILLED, SOURCE_KILLED, decide, has_ended, is_live, lives_on, relayed, resident_bytes,
                          state_of, stopped_session)
 from test_memory import changing, move
 
@@ -220,6 +220,37 @@ def test_mappings_are_cut(directory):
             program.check("when all is there")
         finally:
             program.close()
+
+
+def ended_there(pair, sender, receiver, how):
+    """What has run there must not begin again here, and was not moved."""
+    sent = sender.wait()
+    assert sent.status == 1 and "has ended there" in sent.output and how in sent.output, f"{sent}\n{receiver.output()}"
+    received = receiver.wait()
+    assert received.status == 0 and "has ended here" in received.output, received
+    for host in pair.hosts:
+        host.wait_empty()
+        assert not host.check(["sh", "-c", "ls /run/criu"]).output.strip(), "something stays in /run/criu"
+
+
+@pytest.mark.parametrize("way", ["exits", "killed", "killed before its source knows"])
+def test_ends_while_memory_follows(way, directory):
+    with changing(directory, 16, 1000) as (pair, program):
+        early = way == "killed before its source knows"
+        receiver = pair.receive(1, *(["--die-at", "stop-running"] if early else []))
+        sender = pair.start_migrate(program.pid, 0, *SLOW)
+        if early:
+            session = stopped_session(pair.hosts[1], receiver)
+        else:
+            following(pair, program, receiver)
+        if way == "exits":
+            program.quit()
+        else:
+            pair.hosts[1].kill(program.pid)
+        if early:
+            hosts.wait_until(lambda: not is_live(pair.hosts[1], program.pid))
+            pair.hosts[1].kill(session, signal.SIGCONT)
+        ended_there(pair, sender, receiver, "with status 0" if way == "exits" else "killed by signal 9")
 
 
 def test_guard_is_killed(directory):
