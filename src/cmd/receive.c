@@ -6,6 +6,7 @@
 
 #include "cmd/command.h"
 #include "cmd/wire_options.h"
+#include "migrate/journal.h"
 #include "migrate/listener.h"
 
 struct receiving {
@@ -108,6 +109,7 @@ int verb_receive(struct command *command)
 	/* A process of that session is not here any more: its source has come to take it up again. */
 	listener.stdio = options->stdio || options->join;
 	listener.returns = options->join;
+	journal_clean();
 	wire_options_fill(options, &receiving.wire);
 	return listener_run(&listener, &command->failure, &command->exit_status);
 }

@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 
 #include "base/fd.h"
+#include "base/log.h"
 #include "kernel/proc.h"
 #include "migrate/address.h"
 
@@ -29,12 +30,22 @@ static int find_name(const char *const *names, size_t count, const char *name)
 	return -1;
 }
 
-/* Pids mean nothing in another pid namespace, and /run may be shared with one. */
-static uint64_t pid_namespace(void)
+/* Pids mean nothing in another pid namespace, addresses nothing in another network, and /run may be shared with one. */
+static uint64_t own_namespace(const char *path)
 {
 	struct stat stat_buffer;
 
-	return stat("/proc/self/ns/pid", &stat_buffer) ? 0 : stat_buffer.st_ino;
+	return stat(path, &stat_buffer) ? 0 : stat_buffer.st_ino;
+}
+
+static uint64_t pid_namespace(void)
+{
+	return own_namespace("/proc/self/ns/pid");
+}
+
+static uint64_t network_namespace(void)
+{
+	return own_namespace("/proc/self/ns/net");
 }
 
 static int open_directory(struct failure *failure, bool make, int *ret_fd)
@@ -64,11 +75,11 @@ int journal_write(struct failure *failure, const struct journal *journal)
 	file_name(journal, "", name, sizeof(name));
 	file_name(journal, ".new", temporary, sizeof(temporary));
 	json_t *object =
-		json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:i, s:I, s:i, s:I}", "role", role_names[journal->role],
+		json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:i, s:I, s:i, s:I, s:I}", "role", role_names[journal->role],
 			  "state", state_names[journal->state], "session", journal->session, "secret", journal->secret,
 			  "peer", journal->peer, "addresses", journal->addresses, "pid", (int)journal->pid,
 			  "start_time", (json_int_t)journal->start_time, "criu", (int)journal->criu, "pid_namespace",
-			  (json_int_t)pid_namespace());
+			  (json_int_t)pid_namespace(), "network", (json_int_t)network_namespace());
 	_cleanup_free_ char *text = object ? json_dumps(object, JSON_INDENT(1)) : NULL;
 	json_decref(object);
 	fd = openat(directory, temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
@@ -101,22 +112,26 @@ static bool read_journal(int directory, const char *name, struct journal *journa
 {
 	_cleanup_free_ char *text = NULL;
 	const char *role, *state, *session, *secret, *peer, *addresses = "";
-	json_int_t start_time, namespace;
+	json_int_t start_time, namespace, network = 0;
 	int pid, criu;
 
 	if (read_text_at(directory, name, &text, NULL) < 0)
 		return false;
 	json_t *object = json_loads(text, 0, NULL);
-	bool good = object &&
-		    !json_unpack(object, "{s:s, s:s, s:s, s:s, s:s, s?s, s:i, s:I, s:i, s:I}", "role", &role, "state",
-				 &state, "session", &session, "secret", &secret, "peer", &peer, "addresses", &addresses,
-				 "pid", &pid, "start_time", &start_time, "criu", &criu, "pid_namespace", &namespace);
+	bool good = object && !json_unpack(object, "{s:s, s:s, s:s, s:s, s:s, s?s, s:i, s:I, s:i, s:I, s?I}", "role",
+					   &role, "state", &state, "session", &session, "secret", &secret, "peer",
+					   &peer, "addresses", &addresses, "pid", &pid, "start_time", &start_time,
+					   "criu", &criu, "pid_namespace", &namespace, "network", &network);
 	if (good) {
 		int role_index = find_name(role_names, ARRAY_SIZE(role_names), role);
 		int state_index = find_name(state_names, JOURNAL_STATE_COUNT, state);
 		good = role_index >= 0 && state_index >= 0 && (uint64_t) namespace == pid_namespace();
-		*journal = (struct journal){
-			.role = role_index, .state = state_index, .pid = pid, .start_time = start_time, .criu = criu};
+		*journal = (struct journal){.role = role_index,
+					    .state = state_index,
+					    .pid = pid,
+					    .start_time = start_time,
+					    .criu = criu,
+					    .network = network};
 		snprintf(journal->session, sizeof(journal->session), "%s", session);
 		snprintf(journal->secret, sizeof(journal->secret), "%s", secret);
 		snprintf(journal->peer, sizeof(journal->peer), "%s", peer);
@@ -143,6 +158,27 @@ static bool is_stale(const struct journal *journal)
 	       (journal->start_time && stat.start_time != journal->start_time);
 }
 
+/*
+ * A criu that was killed could not take back the addresses that it had given this machine for its tree. Returns whether
+ * nothing is left to do: those of another network namespace are for a criu there.
+ */
+static bool lose_addresses(const struct journal *journal)
+{
+	struct failure failure = {};
+	char line[512];
+
+	if (journal->role != JOURNAL_DESTINATION || !journal->addresses[0])
+		return true;
+	if (journal->network != network_namespace())
+		return false;
+	if (journal_change_addresses(journal, address_remove, &failure) < 0)
+		log_warn("%s", failure_line(&failure, line, sizeof(line)));
+	else
+		log_warn("process %d did not come, and its addresses are removed here: %s", journal->pid,
+			 journal->addresses);
+	return true;
+}
+
 int journal_list(struct failure *failure, void (*found)(void *context, const struct journal *journal), void *context)
 {
 	_cleanup_fd_ int directory = -1;
@@ -161,12 +197,23 @@ int journal_list(struct failure *failure, void (*found)(void *context, const str
 		if (strncmp(entry->d_name, "migration-", 10) || length < 5 ||
 		    strcmp(entry->d_name + length - 5, ".json") || !read_journal(directory, entry->d_name, &journal))
 			continue;
-		if (is_stale(&journal))
-			unlinkat(directory, entry->d_name, 0);
-		else
+		if (!is_stale(&journal))
 			found(context, &journal);
+		else if (lose_addresses(&journal))
+			unlinkat(directory, entry->d_name, 0);
 	}
 	return 0;
+}
+
+static void pass_over(void *context, const struct journal *journal)
+{
+}
+
+void journal_clean(void)
+{
+	struct failure ignored = {};
+
+	journal_list(&ignored, pass_over, NULL);
 }
 
 struct search {

@@ -42,8 +42,12 @@ struct journal {
 	/* Of the session, in hexadecimal: who goes on proves with it that he may. Empty while copying. */
 	char secret[JOURNAL_SECRET_BYTES];
 	char peer[JOURNAL_PEER_BYTES];
-	/* Source: those that go along, as text with a space behind each. It may have lost them already. */
+	/*
+	 * Those that go along, as text with a space behind each. The source may have lost them already; the destination
+	 * may have been given them for a tree that has not run here yet, and must lose them if it never will.
+	 */
 	char addresses[JOURNAL_ADDRESSES_BYTES];
+	uint64_t network; /* inode of the network namespace that they are of; 0 = not known */
 };
 
 /* Writes the file of @journal, or replaces it. Returns 0 or a failure. */
@@ -52,9 +56,11 @@ int journal_write(struct failure *failure, const struct journal *journal);
 void journal_remove(const struct journal *journal);
 /*
  * Calls @found for each journal of this pid namespace. Files that nobody can need any more (the tree is gone, and criu)
- * are removed instead. Returns 0 or a failure.
+ * are removed instead, and with them the addresses that a destination had taken. Returns 0 or a failure.
  */
 int journal_list(struct failure *failure, void (*found)(void *context, const struct journal *journal), void *context);
+/* Only removes what nobody can need any more. */
+void journal_clean(void);
 /* The journal of side @role of a session (its join_id). Returns 0, -ENOENT without a failure, or a failure. */
 int journal_find_session(struct failure *failure, enum journal_role role, const char *session,
 			 struct journal *ret_journal);

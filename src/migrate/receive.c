@@ -53,7 +53,7 @@ struct reception {
 	pid_t root_pid;
 	struct moving_address addresses[MAX_ADDRESSES];
 	struct address_block *blocks[MAX_ADDRESSES];
-	bool address_added[MAX_ADDRESSES];
+	bool address_is_new[MAX_ADDRESSES]; /* was not here before */
 	size_t address_count;
 	struct journal journal;
 	bool journal_written, tree_runs, finished;
@@ -358,16 +358,31 @@ static int wait_for_memory(struct reception *reception)
 /* First silence, then the address, then sockets: nobody is ever answered by a reset. */
 static int take_addresses(struct reception *reception)
 {
-	for (size_t i = 0; i < reception->address_count; i++) {
-		struct moving_address *address = &reception->addresses[i];
-		int error = address_block(&reception->failure, address, &reception->blocks[i]);
-		if (!error)
-			error = address_add(&reception->failure, address);
-		if (error < 0)
-			return error;
-		reception->address_added[i] = true;
+	struct moving_address new[MAX_ADDRESSES];
+	size_t count = 0;
+	int error = 0;
+
+	/* One that was here before must stay, whatever becomes of the tree. */
+	for (size_t i = 0; i < reception->address_count && !error; i++) {
+		bool interface, has;
+		uint8_t prefix_length;
+		error = address_look_up(&reception->failure, &reception->addresses[i], &interface, &has,
+					&prefix_length);
+		reception->address_is_new[i] = !error && !has;
+		if (reception->address_is_new[i])
+			new[count++] = reception->addresses[i];
 	}
-	return 0;
+	/* Whoever comes after a criu that was killed knows by it what to take back. */
+	journal_set_addresses(&reception->journal, new, count);
+	if (count && !error)
+		write_journal(reception, JOURNAL_COPYING);
+	for (size_t i = 0; i < reception->address_count && !error; i++) {
+		struct moving_address *address = &reception->addresses[i];
+		error = address_block(&reception->failure, address, &reception->blocks[i]);
+		if (!error && reception->address_is_new[i])
+			error = address_add(&reception->failure, address);
+	}
+	return error;
 }
 
 static void open_addresses(struct reception *reception)
@@ -390,7 +405,7 @@ static void give_back_addresses(struct reception *reception)
 	struct failure ignored = {};
 
 	for (size_t i = 0; i < reception->address_count; i++) {
-		if (reception->address_added[i])
+		if (reception->address_is_new[i])
 			address_remove(&ignored, &reception->addresses[i]);
 		address_unblock(TAKE_POINTER(reception->blocks[i]));
 	}
@@ -459,8 +474,11 @@ static int resume(struct reception *reception)
 	if (error < 0)
 		return error;
 	reception->tree_runs = true;
-	if (reception->fetch_dirfd >= 0)
-		write_journal(reception, JOURNAL_FETCHING);
+	bool had_addresses = reception->journal.addresses[0];
+	/* They are the tree's now, and stay when it ends. */
+	reception->journal.addresses[0] = '\0';
+	if (reception->fetch_dirfd >= 0 || had_addresses)
+		write_journal(reception, reception->fetch_dirfd >= 0 ? JOURNAL_FETCHING : JOURNAL_DECIDING);
 	running.resume_ns = clock_now_ns() - begin;
 	running.pid = reception->root_pid;
 	reach(reception, "running");
@@ -750,6 +768,9 @@ static int take_over(struct reception *reception)
 int receive_session(const struct receive_options *options, struct session_entry *entry, struct failure *failure)
 {
 	struct reception reception = {.options = options, .images_dirfd = -1, .image_fd = -1, .fetch_dirfd = -1};
+
+	/* The same tree may come once more after a criu that was killed, and with the same addresses. */
+	journal_clean();
 	int error = session_accept(&reception.session, entry, options->wire, &reception.failure);
 
 	if (!error && reception.session.resume)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Addresses that move with a server, under connections that stay open: IPv6, and both families with one command."""
 import contextlib
+import signal
 import subprocess
 
 import pytest
@@ -8,6 +9,8 @@ import pytest
 import moving
 import network
 from test_faults import decide, stopped_session
+
+import hosts
 
 CLIENT, SERVICE = "fd00::9", "fd00::5"
 IPV6 = ("--address", f"{SERVICE}/64@eth0")
@@ -114,6 +117,71 @@ def test_source_is_killed_when_the_address_is_gone(directory):
         here.wait_empty()
         streams[0].progress()
         streams[0].finish()
+
+
+def lost_there(segment):
+    return f"{SERVICE}/64" not in addresses(segment.hosts[1])
+
+
+@pytest.mark.parametrize("finder", ["status", "receive", "migrate"])
+@pytest.mark.parametrize("state", ["built", "committed"])
+def test_destination_is_killed_when_it_has_the_address(state, finder, directory):
+    """Nobody is left there to take it back, so the next one who comes does."""
+    with streaming(directory, SERVICE) as (segment, server, streams):
+        here, there = segment.hosts
+        receiver = segment.receive(1, "--die-at", state)
+        sent = segment.start_migrate(server.pid, 0, *IPV6, "--link-timeout", 1).wait()
+        assert sent.status == 1 and receiver.wait().status != 0, sent
+        there.wait_empty()
+        if state == "committed":
+            decide(here, server.pid, "--resume")
+        assert f"{SERVICE}/64" in addresses(here) and not lost_there(segment)
+        if finder == "status":
+            said = there.check([str(hosts.CRIU), "migrate", "--status"]).output
+            assert "no migration" in said and SERVICE in said, said
+        else:
+            receiver = segment.receive(1)
+        assert lost_there(segment)
+        if finder == "migrate":
+            sent = segment.start_migrate(server.pid, 0, *IPV6).wait()
+            assert (sent.status, receiver.wait().status) == (0, 0), f"{sent}\n{receiver.output()}"
+            assert not lost_there(segment)
+        streams[0].progress()
+        streams[0].finish()
+
+
+def test_destination_is_killed_when_the_tree_lives_with_its_address(directory):
+    """Nobody may take the address from it, also when it has ended later."""
+    with streaming(directory, SERVICE) as (segment, server, streams):
+        here, there = segment.hosts
+        receiver = segment.receive(1, "--die-at", "running")
+        sent = segment.start_migrate(server.pid, 0, *IPV6, "--link-timeout", 1).wait()
+        assert sent.status == 1 and receiver.wait().status != 0, sent
+        decide(here, server.pid, "--abort")
+        there.check([str(hosts.CRIU), "migrate", "--status"])
+        assert not lost_there(segment)
+        streams[0].progress()
+        streams[0].finish()
+        there.kill(server.pid)
+        there.wait_empty()
+        there.check([str(hosts.CRIU), "migrate", "--status"])
+        assert not lost_there(segment)
+
+
+def test_an_address_that_both_have(directory):
+    """Whoever says that he knows may skip the check. What was there before stays there, whatever happens."""
+    with streaming(directory, SERVICE) as (segment, server, streams):
+        give_ipv6(segment.hosts[1], SERVICE, "eth0")
+        receiver = segment.receive(1, "--die-at", "stop-built")
+        sender = segment.start_migrate(server.pid, 0, *IPV6, "--skip-check", "addresses")
+        session = stopped_session(segment.hosts[1], receiver)
+        segment.hosts[0].kill(sender.pid)
+        sender.wait()
+        segment.hosts[1].kill(session, signal.SIGCONT)
+        hosts.wait_until(lambda: "--abort" in receiver.output(), explain=receiver.output)
+        decide(segment.hosts[1], server.pid, "--abort")
+        receiver.wait()
+        assert not lost_there(segment)
 
 
 def test_decided_for_here_when_the_address_is_gone(directory):
