@@ -59,7 +59,7 @@ static void show_check(void *context, const struct preflight_check *check)
 
 static void show_summary(const struct command *command, const struct migrate_summary *summary)
 {
-	char memory[32], last[32], wire[32];
+	char memory[32], last[32], wire[32], stopped[48] = "";
 
 	if (command->options->json) {
 		report_event("done", "{s:I, s:I, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "total_us",
@@ -72,18 +72,23 @@ static void show_summary(const struct command *command, const struct migrate_sum
 			     "follow_bytes", (json_int_t)summary->follow_bytes, "faults", (json_int_t)summary->faults);
 		return;
 	}
+	/* An earlier criu has stopped it. */
+	if (summary->downtime_us)
+		snprintf(stopped, sizeof(stopped), ", stopped for %.1f ms", (double)summary->downtime_us / 1e3);
+	if (!summary->downtime_us && !summary->follow_us) {
+		printf("moved: the command that was given before has copied it, and this one has ended it here\n");
+		return;
+	}
 	if (summary->follow_us) {
-		printf("moved in %.2f s, stopped for %.1f ms; %s of memory followed in %.2f s, %" PRIu64
-		       " faults waited for it\n",
-		       (double)summary->total_us / 1e6, (double)summary->downtime_us / 1e3,
+		printf("moved in %.2f s%s; %s of memory followed in %.2f s, %" PRIu64 " faults waited for it\n",
+		       (double)summary->total_us / 1e6, stopped,
 		       bytes_text(summary->follow_bytes, memory, sizeof(memory)), (double)summary->follow_us / 1e6,
 		       summary->faults);
 		return;
 	}
-	printf("moved in %.2f s, stopped for %.1f ms: %s of memory in %u round%s, %s in the last, %s on the wire\n",
-	       (double)summary->total_us / 1e6, (double)summary->downtime_us / 1e3,
-	       bytes_text(summary->memory_bytes, memory, sizeof(memory)), summary->rounds,
-	       summary->rounds == 1 ? "" : "s", bytes_text(summary->last_bytes, last, sizeof(last)),
+	printf("moved in %.2f s%s: %s of memory in %u round%s, %s in the last, %s on the wire\n",
+	       (double)summary->total_us / 1e6, stopped, bytes_text(summary->memory_bytes, memory, sizeof(memory)),
+	       summary->rounds, summary->rounds == 1 ? "" : "s", bytes_text(summary->last_bytes, last, sizeof(last)),
 	       bytes_text(summary->wire_bytes + summary->image_bytes, wire, sizeof(wire)));
 }
 

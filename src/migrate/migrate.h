@@ -36,7 +36,7 @@ struct migrate_progress_report {
 };
 
 struct migrate_summary {
-	uint64_t total_us, downtime_us;
+	uint64_t total_us, downtime_us; /* the second 0 = not known, an earlier criu has stopped it */
 	uint32_t rounds;
 	uint64_t memory_bytes;          /* pages with data, all rounds */
 	uint64_t last_bytes;            /* of them in the last round, while the tree stood */

@@ -94,6 +94,8 @@ void migration_limit_silence(struct migration *migration);
  */
 int migration_ask_again(struct migration *migration, enum migrate_state state, const struct wire_options *wire,
 			struct failure *failure, enum migrate_state *ret_state, bool *ret_missing);
+/* Waits before the next try to come back. Returns false if the user has had enough. */
+bool migration_pause(const struct wire_options *wire);
 /* What a message says of a tree that may have ended there. */
 void migration_note_end(struct migration *migration, bool ended, int status);
 /* Ends the page channel; what it has sent stays in migration->sent. */

@@ -658,11 +658,6 @@ static void tell_that_it_runs(struct reception *reception)
 	protocol_send(&reception->session.protocol, MESSAGE_SESSION_STATUS, &status, &ignored);
 }
 
-static bool is_link_failure(const struct failure *failure)
-{
-	return !strncmp(failure->code, "link-", 5);
-}
-
 static int serve(struct reception *reception)
 {
 	struct protocol *protocol = &reception->session.protocol;
@@ -677,7 +672,7 @@ static int serve(struct reception *reception)
 			message_free(&message);
 		}
 		if (error < 0 && !reception->tree_runs && protocol->state == MIGRATE_READY &&
-		    is_link_failure(&reception->failure))
+		    stream_is_lost(&reception->failure))
 			error = wait_for_decision(reception);
 		if (error < 0 && reception->tree_runs && is_missing(reception)) {
 			error = wait_for_memory(reception);

@@ -2,18 +2,15 @@
 /* Giving the tree away: after COMMIT the destination decides, and this side must learn what (protocol.h). */
 #include <string.h>
 #include <sys/wait.h>
-#include <time.h>
 
 #include "base/clock.h"
 #include "base/fd.h"
+#include "base/log.h"
 #include "dump/stopped.h"
 #include "migrate/address.h"
 #include "migrate/door.h"
 #include "migrate/migration.h"
 #include "migrate/stream.h"
-
-/* Between tries of a link that broke after the tree was given away. */
-enum { RECONNECT_PAUSE_MS = 500 };
 
 /* The tree is stopped here and complete there. Until COMMIT is sent this side decides. */
 static int commit(struct migration *migration)
@@ -55,31 +52,52 @@ static bool was_refused(const struct migration *migration)
 }
 
 /* After COMMIT the destination decides, and this side must learn what. */
-static int learn_outcome(struct migration *migration, bool *ret_runs_there)
+static int ask_outcome(struct migration *migration, const struct wire_options *wire, struct failure *failure,
+		       bool *ret_runs_there)
 {
-	const struct timespec pause = {.tv_nsec = RECONNECT_PAUSE_MS * 1000000L};
-	uint64_t until = clock_now_us() + migration->options->link_timeout_seconds * 1000000ULL;
 	enum migrate_state state;
 	bool missing;
+	int error = migration_ask_again(migration, MIGRATE_COMMITTED, wire, failure, &state, &missing);
 
-	while (clock_now_us() < until) {
-		struct failure failure = {};
-		if (migration_ask_again(migration, MIGRATE_COMMITTED, &migration->options->wire, &failure, &state,
-					&missing) < 0) {
-			nanosleep(&pause, NULL);
-			continue;
+	if (error < 0)
+		return error;
+	if (state == MIGRATE_READY) {
+		failure_clear(&migration->failure);
+		error = commit(migration);
+		if (!error)
+			error = wait_until_running(migration);
+		if (error < 0 && !was_refused(migration)) {
+			*failure = migration->failure;
+			return error;
 		}
-		if (state == MIGRATE_READY) {
-			failure_clear(&migration->failure);
-			if ((commit(migration) < 0 || wait_until_running(migration) < 0) && !was_refused(migration))
-				continue;
-			state = migration->session.protocol.state;
-		}
-		migration->post_copy = missing;
-		*ret_runs_there = state == MIGRATE_RUNNING || state == MIGRATE_DONE;
-		return 0;
+		state = migration->session.protocol.state;
 	}
-	return -ETIMEDOUT;
+	migration->post_copy = missing;
+	*ret_runs_there = state == MIGRATE_RUNNING || state == MIGRATE_DONE;
+	return 0;
+}
+
+/* Asks until the other side has answered: a link may be gone for a while. */
+static int learn_outcome(struct migration *migration, const struct wire_options *wire, bool *ret_runs_there)
+{
+	uint64_t until = clock_now_us() + migration->options->link_timeout_seconds * 1000000ULL;
+	struct failure failure;
+	char line[1024];
+	int error;
+
+	for (bool told = false;; told = true) {
+		failure = (struct failure){};
+		error = ask_outcome(migration, wire, &failure, ret_runs_there);
+		if (!error || !stream_is_lost(&failure) || clock_now_us() >= until)
+			break;
+		if (!told)
+			log_warn("%s; trying again", failure_line(&failure, line, sizeof(line)));
+		if (!migration_pause(wire))
+			break;
+	}
+	if (error && !failure_is_set(&migration->failure))
+		migration->failure = failure;
+	return error;
 }
 
 static int tell_undecided(struct migration *migration)
@@ -160,7 +178,8 @@ static int release(struct migration *migration)
 static int finish_here(struct migration *migration)
 {
 	migration_reach(migration, "running");
-	migration->summary.downtime_us = clock_now_us() - migration->freeze_us;
+	if (migration->freeze_us)
+		migration->summary.downtime_us = clock_now_us() - migration->freeze_us;
 	if (migration->post_copy) {
 		uint64_t begin = clock_now_us();
 		migration_write_journal(migration, JOURNAL_FETCHING);
@@ -187,7 +206,7 @@ int migration_give_away(struct migration *migration)
 		return finish_here(migration);
 	if (was_refused(migration))
 		return take_back(migration);
-	if (learn_outcome(migration, &runs_there) < 0)
+	if (learn_outcome(migration, &migration->options->wire, &runs_there) < 0)
 		return tell_undecided(migration);
 	if (!runs_there)
 		return take_back(migration);
@@ -210,21 +229,12 @@ static int take_session(struct migration *migration, const struct journal *journ
 
 int migration_go_on(struct migration *migration, const struct journal *journal)
 {
-	enum migrate_state state;
+	bool runs_there = false;
 	int error = take_session(migration, journal);
 
 	if (!error)
-		error = migration_ask_again(migration, MIGRATE_COMMITTED, migration->wire, &migration->failure, &state,
-					    &migration->post_copy);
-	if (!error && state == MIGRATE_READY) {
-		error = commit(migration);
-		if (!error)
-			error = wait_until_running(migration);
-		state = migration->session.protocol.state;
-	}
-	if (error < 0 && !was_refused(migration))
+		error = learn_outcome(migration, migration->wire, &runs_there);
+	if (error < 0)
 		return tell_undecided(migration);
-	if (state != MIGRATE_RUNNING && state != MIGRATE_DONE)
-		return take_back(migration);
-	return finish_here(migration);
+	return runs_there ? finish_here(migration) : take_back(migration);
 }

@@ -13,7 +13,13 @@
 #include "migrate/migration.h"
 #include "migrate/stream.h"
 
-enum { RECONNECT_PAUSE_MS = 500 };
+bool migration_pause(const struct wire_options *wire)
+{
+	enum { RECONNECT_PAUSE_MS = 500 };
+	struct pollfd cancel = {wire->cancel_fd, POLLIN, 0};
+
+	return poll(&cancel, 1, RECONNECT_PAUSE_MS) <= 0;
+}
 
 void migration_limit_silence(struct migration *migration)
 {
@@ -150,14 +156,6 @@ static int come_back(struct migration *migration, bool *ret_missing)
 	return error < 0 || !*ret_missing ? error : connect_demand(migration);
 }
 
-/* Waits before the next try. Returns false if the user has had enough. */
-static bool pause_between(const struct migration *migration)
-{
-	struct pollfd cancel = {migration->wire->cancel_fd, POLLIN, 0};
-
-	return poll(&cancel, 1, RECONNECT_PAUSE_MS) <= 0;
-}
-
 static int come_back_in_time(struct migration *migration, bool *ret_missing)
 {
 	uint64_t until = clock_now_us() + migration->options->link_timeout_seconds * 1000000ULL;
@@ -168,7 +166,7 @@ static int come_back_in_time(struct migration *migration, bool *ret_missing)
 	do {
 		failure_clear(&migration->failure);
 		error = come_back(migration, ret_missing);
-	} while (error < 0 && clock_now_us() < until && pause_between(migration));
+	} while (error < 0 && clock_now_us() < until && migration_pause(migration->wire));
 	return error;
 }
 

@@ -417,6 +417,11 @@ const char *stream_peer(const struct stream *stream)
 	return stream->peer;
 }
 
+bool stream_is_lost(const struct failure *failure)
+{
+	return !strncmp(failure->code, "link-", strlen("link-"));
+}
+
 int stream_fail(struct stream *stream, int error, struct failure *failure)
 {
 	const char *death = stream->operations->death ? stream->operations->death(stream) : NULL;

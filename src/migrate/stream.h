@@ -140,6 +140,8 @@ const char *stream_peer(const struct stream *stream);
  * "cancelled", with the peer as object. Returns -errno.
  */
 int stream_fail(struct stream *stream, int error, struct failure *failure);
+/* Whether a failure says that the link broke, or is not there: another one may hold. */
+bool stream_is_lost(const struct failure *failure);
 
 static inline void stream_close_pointer(struct stream **stream)
 {

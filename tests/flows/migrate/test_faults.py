@@ -320,6 +320,51 @@ def test_destination_is_silent_after_it_was_given_the_tree(directory):
         lives_on(pair, program, 1, "silent after it was given the tree")
 
 
+def at_the_door(host):
+    """Sockets of the door that a session's further connections come through, with those that wait at it."""
+    command = [*host.namespace_command("net"), "cat", "/proc/net/unix"]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.count("@criu-receive-")
+
+
+@pytest.mark.parametrize("options", [(), ("--post-copy", *SLOW)], ids=["rounds", "post-copy"])
+def test_source_comes_back_before_its_end_was_seen(options, directory):
+    """Both wait for a session that has not had the processor: the end of the old link, and the source with a new one."""
+    with changing(directory, 4, 1000) as (pair, program):
+        there = pair.hosts[1]
+        receiver = pair.receive(1, "--die-at", "stop-following" if options else "stop-committed")
+        sender = pair.start_migrate(program.pid, 0, *options)
+        session = stopped_session(there, receiver)
+        journals = lambda: pair.hosts[0].check([str(hosts.CRIU), "migrate", "--status"]).output
+        hosts.wait_until(lambda: ("fetching" if options else "deciding") in journals(), explain=sender.output)
+        pair.hosts[0].kill(sender.pid)
+        sender.wait()
+        before = at_the_door(there)
+        sender = pair.start_migrate(program.pid, 0, *options)
+        hosts.wait_until(lambda: at_the_door(there) > before, explain=sender.output)
+        assert there.kill(session, signal.SIGCONT)
+        sent = sender.wait()
+        assert (sent.status, receiver.wait().status) == (0, 0), f"{sent}\n{receiver.output()}"
+        assert "trying again" not in sent.output, f"{sent}\n{receiver.output()}"
+        # Only the criu that stopped it could know for how long.
+        assert "stopped for" not in sent.output, sent
+        lives_on(pair, program, 1, "came back at once")
+
+
+def test_the_link_is_away_when_the_command_is_repeated(directory):
+    """It asks until the other side can be reached; that the tree runs there is never guessed."""
+    with relayed(directory, 4, 1000) as (pair, program, relay):
+        receiver = pair.receive(1)
+        killed = pair.start_migrate(program.pid, 0, "--die-at", "committed", port=relay.PORT).wait()
+        assert killed.status in (-9, 137), killed
+        relay.do("cut")
+        sender = pair.start_migrate(program.pid, 0, port=relay.PORT)
+        hosts.wait_until(lambda: "trying again" in sender.output() or has_ended(sender), explain=sender.output)
+        relay.do("mend")
+        sent = sender.wait()
+        assert (sent.status, receiver.wait().status) == (0, 0), f"{sent}\n{receiver.output()}"
+        lives_on(pair, program, 1, "the link came back")
+
+
 @pytest.mark.parametrize("options", [(), ("--post-copy",), ("--compress", "zstd", "--connections", "4")])
 def test_long_and_narrow_link(options, directory):
     """20 ms one way, 16 MB a second for all connections together."""
