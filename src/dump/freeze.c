@@ -30,7 +30,29 @@
 #define PTRACE_O_SUSPEND_SECCOMP (1 << 21)
 #endif
 
-enum { THREADS_WORTH_A_READER = 64 };
+enum { WORTH_A_READER = 64 }; /* threads or processes */
+
+/* What a thread has forked. */
+struct children {
+	pid_t *pids;
+	size_t count, capacity;
+	int error;
+};
+
+/* What is read of a process when its leader stands. */
+struct look {
+	int error;
+	struct proc_stat stat;
+	bool has_children; /* it has one thread only, and these are its children */
+	struct children children;
+};
+
+/* Processes of the same depth in the tree. They are opened and looked at side by side. */
+struct level {
+	struct dump *dump;
+	size_t begin, end;  /* in the tree */
+	struct look *looks; /* by index in the level */
+};
 
 /* For failures: a task that does not stand yet has no name. */
 static const char *name_of(struct dump *dump, struct dump_task *task)
@@ -161,35 +183,17 @@ static void fill_task(struct dump *dump, struct dump_task *task, const struct pr
 	snprintf(task->comm, sizeof(task->comm), "%s", stat->comm);
 }
 
-/*
- * Adds a process that exists now, dead or alive: that is seen when what lives of it stands. Returns 1, 0 if it is gone
- * meanwhile, or a failure.
- */
-static int add_task(struct dump *dump, pid_t pid, struct dump_task *parent)
+/* Adds a process that was listed; whether it is still there shows when its level is opened. */
+static void add_task(struct dump *dump, pid_t pid, struct dump_task *parent)
 {
 	struct dump_task *task = arena_alloc(&dump->arena, sizeof(*task));
 
 	task->pid = pid;
 	task->parent = parent;
-	task->pidfd = -1;
-	task->proc_dirfd = proc_open(pid);
-	if (task->proc_dirfd == -ESRCH)
-		return 0;
-	if (task->proc_dirfd < 0)
-		return fail_errno(&dump->failure, task->proc_dirfd, "task-proc", NULL, NULL, "cannot open /proc/%d",
-				  pid);
+	task->pidfd = task->proc_dirfd = -1;
 	task->state = TASK_STATE_ALIVE;
-	task->pidfd = syscall(SYS_pidfd_open, pid, 0);
-	if (task->pidfd < 0) {
-		int error = errno;
-		if (error != ESRCH)
-			fail_errno(&dump->failure, error, "task-pidfd", name_of(dump, task), NULL, "pidfd_open");
-		close(task->proc_dirfd);
-		return error == ESRCH ? 0 : -error;
-	}
-	dump->tasks = xrealloc_array(dump->tasks, dump->task_count + 1, sizeof(*dump->tasks));
+	ARRAY_GROW(dump->tasks, dump->task_count, dump->task_capacity);
 	dump->tasks[dump->task_count++] = task;
-	return 1;
 }
 
 static bool has_task(const struct dump *dump, size_t first, pid_t pid)
@@ -200,23 +204,22 @@ static bool has_task(const struct dump *dump, size_t first, pid_t pid)
 	return false;
 }
 
-/* What each thread of a task has forked, by index of the thread. */
+static void read_children(const struct dump_task *task, pid_t tid, struct children *children)
+{
+	children->error =
+		proc_read_children(task->proc_dirfd, tid, &children->pids, &children->count, &children->capacity);
+}
+
 struct children_reading {
 	const struct dump_task *task;
-	struct children {
-		pid_t *pids;
-		size_t count, capacity;
-		int error;
-	} * of_threads;
+	struct children *of_threads; /* by index of the thread */
 };
 
-static void read_children(void *context, size_t index)
+static void read_children_of_thread(void *context, size_t index)
 {
 	const struct children_reading *reading = context;
-	struct children *children = &reading->of_threads[index];
 
-	children->error = proc_read_children(reading->task->proc_dirfd, reading->task->threads[index].tid,
-					     &children->pids, &children->count, &children->capacity);
+	read_children(reading->task, reading->task->threads[index].tid, &reading->of_threads[index]);
 }
 
 static int add_children_of_thread(struct dump *dump, struct dump_task *task, const struct children *children,
@@ -225,13 +228,9 @@ static int add_children_of_thread(struct dump *dump, struct dump_task *task, con
 	if (children->error < 0 && children->error != -ESRCH)
 		return fail_errno(&dump->failure, children->error, "task-children", dump_task_name(dump, task),
 				  "the kernel needs CONFIG_PROC_CHILDREN", "cannot list its children");
-	for (size_t i = 0; i < children->count; i++) {
-		if (children_begin < dump->task_count && has_task(dump, children_begin, children->pids[i]))
-			continue;
-		int result = add_task(dump, children->pids[i], task);
-		if (result < 0)
-			return result;
-	}
+	for (size_t i = 0; i < children->count; i++)
+		if (children_begin == dump->task_count || !has_task(dump, children_begin, children->pids[i]))
+			add_task(dump, children->pids[i], task);
 	return 0;
 }
 
@@ -242,7 +241,7 @@ static int add_children(struct dump *dump, struct dump_task *task, size_t childr
 	struct children_reading reading = {task, of_threads};
 	int error = 0;
 
-	parallel_for(task->thread_count, THREADS_WORTH_A_READER, read_children, &reading);
+	parallel_for(task->thread_count, WORTH_A_READER, read_children_of_thread, &reading);
 	for (size_t i = 0; i < task->thread_count; i++) {
 		if (!error)
 			error = add_children_of_thread(dump, task, &of_threads[i], children_begin);
@@ -257,14 +256,13 @@ static int add_children(struct dump *dump, struct dump_task *task, size_t childr
  * is another: a thread has executed a program and taken the leader's number, and nobody traces it. Returns -ESRCH
  * without a failure if the process has ended and was reaped.
  */
-static int stop_others(struct dump *dump, struct dump_task *task, struct proc_stat *ret_stat)
+static int stop_others(struct dump *dump, struct dump_task *task, struct look *look)
 {
 	for (;;) {
-		int error = proc_read_stat(task->proc_dirfd, "stat", ret_stat);
-		if (error < 0 || ret_stat->state == 'X')
+		if (look->error < 0 || look->stat.state == 'X')
 			return -ESRCH;
-		if (ret_stat->thread_count == task->thread_count) {
-			if (strchr("tZ", ret_stat->state))
+		if (look->stat.thread_count == task->thread_count) {
+			if (strchr("tZ", look->stat.state))
 				return 0;
 			task->thread_count = 0;
 		}
@@ -272,26 +270,97 @@ static int stop_others(struct dump *dump, struct dump_task *task, struct proc_st
 		int count = seize_new_threads(dump, task);
 		if (count <= 0)
 			return count;
-		error = wait_threads(dump, task, first);
+		int error = wait_threads(dump, task, first);
 		if (error < 0)
 			return error;
+		look->error = proc_read_stat(task->proc_dirfd, "stat", &look->stat);
 	}
+}
+
+static void open_process(void *context, size_t index)
+{
+	const struct level *level = context;
+	struct dump_task *task = level->dump->tasks[level->begin + index];
+
+	task->proc_dirfd = proc_open(task->pid);
+	if (task->proc_dirfd < 0)
+		return;
+	task->pidfd = syscall(SYS_pidfd_open, task->pid, 0);
+	if (task->pidfd < 0)
+		task->pidfd = -errno;
+}
+
+/* Returns 1 if @task is open, 0 if it is gone, or a failure. */
+static int check_open(struct dump *dump, struct dump_task *task)
+{
+	if (task->proc_dirfd == -ESRCH || task->pidfd == -ESRCH)
+		return 0;
+	if (task->proc_dirfd < 0)
+		return fail_errno(&dump->failure, task->proc_dirfd, "task-proc", NULL, NULL, "cannot open /proc/%d",
+				  task->pid);
+	if (task->pidfd < 0)
+		return fail_errno(&dump->failure, task->pidfd, "task-pidfd", name_of(dump, task), NULL, "pidfd_open");
+	return 1;
+}
+
+static void drop_task(struct dump_task *task)
+{
+	free(task->threads);
+	close_fd_pointer(&task->proc_dirfd);
+	close_fd_pointer(&task->pidfd);
+}
+
+/*
+ * Makes the table of our descriptors large enough. Where threads share it, the kernel waits for a grace period of RCU
+ * each time it grows: 10 ms.
+ */
+static void reserve_descriptors(const struct dump *dump, size_t count)
+{
+	_cleanup_fd_ int lowest = count < WORTH_A_READER ? -1 : fcntl(dump->images_dirfd, F_DUPFD_CLOEXEC, 0);
+	_cleanup_fd_ int highest = lowest < 0 ? -1 : fcntl(lowest, F_DUPFD_CLOEXEC, lowest + (int)count);
+
+	if (lowest >= 0 && highest < 0)
+		log_debug("the table of descriptors cannot have %zu more: %s", count, strerror(errno));
+}
+
+/* Those that are gone are dropped. */
+static int open_level(struct level *level)
+{
+	struct dump *dump = level->dump;
+	size_t kept = level->begin;
+	int result = 1;
+
+	reserve_descriptors(dump, 2 * (level->end - level->begin));
+	parallel_for(level->end - level->begin, WORTH_A_READER, open_process, level);
+	for (size_t i = level->begin; i < level->end; i++) {
+		struct dump_task *task = dump->tasks[i];
+		if (result >= 0)
+			result = check_open(dump, task);
+		if (result)
+			dump->tasks[kept++] = task;
+		else
+			drop_task(task);
+	}
+	level->end = dump->task_count = kept;
+	return result < 0 ? result : 0;
 }
 
 /*
  * The leaders of one level of the tree, all of them interrupted before the first is waited for. Children that are
  * dead have none that could be seized.
  */
-static int stop_leaders(struct dump *dump, size_t begin, size_t end)
+static int stop_leaders(const struct level *level)
 {
-	for (size_t i = begin; i < end; i++) {
+	struct dump *dump = level->dump;
+
+	for (size_t i = level->begin; i < level->end; i++) {
 		struct dump_task *task = dump->tasks[i];
 		task->threads = xcalloc(1, sizeof(*task->threads));
 		int added = add_thread(dump, task, task->pid);
 		if (added < 0)
 			return added;
 	}
-	for (size_t i = begin; i < end; i++) {
+	for (size_t i = level->begin; i < level->end; i++) {
 		int error = wait_threads(dump, dump->tasks[i], 0);
 		if (error < 0)
 			return error;
@@ -299,9 +368,25 @@ static int stop_leaders(struct dump *dump, size_t begin, size_t end)
 	return 0;
 }
 
+static void look_at_process(void *context, size_t index)
+{
+	const struct level *level = context;
+	const struct dump_task *task = level->dump->tasks[level->begin + index];
+	struct look *look = &level->looks[index];
+
+	look->error = proc_read_stat(task->proc_dirfd, "stat", &look->stat);
+	look->has_children = !look->error && look->stat.thread_count == 1 && look->stat.state == 't';
+	if (look->has_children)
+		read_children(task, task->pid, &look->children);
+}
+
 /* What it was found to be: it may have died, or its leader alone. */
 static int settle_task(struct dump *dump, struct dump_task *task, const struct proc_stat *stat)
 {
+	/* The parent stands and has not reaped it, but it may have asked the kernel to. */
+	if (task->parent && stat->ppid != task->parent->pid)
+		return fail(&dump->failure, ESRCH, "task-vanished", name_of(dump, task), "try again",
+			    "a child of process %d ended, and another process has its number", task->parent->pid);
 	fill_task(dump, task, stat);
 	for (size_t i = 0; i < task->thread_count; i++)
 		task->threads[i].task = task;
@@ -321,10 +406,9 @@ static int settle_task(struct dump *dump, struct dump_task *task, const struct p
 }
 
 /* Returns 1 if @task stands or is dead, 0 if it was reaped, or a failure. */
-static int stop_task(struct dump *dump, struct dump_task *task)
+static int stop_task(struct dump *dump, struct dump_task *task, struct look *look)
 {
-	struct proc_stat stat;
-	int error = stop_others(dump, task, &stat);
+	int error = stop_others(dump, task, look);
 
 	if (error == -ESRCH && !failure_is_set(&dump->failure)) {
 		if (!task->thread_count)
@@ -333,33 +417,77 @@ static int stop_task(struct dump *dump, struct dump_task *task)
 			    "it ended while it was being stopped");
 	}
 	if (!error)
-		error = settle_task(dump, task, &stat);
+		error = settle_task(dump, task, &look->stat);
 	return error ? error : 1;
 }
 
 /*
- * One level of the tree. Tasks that died after they were listed and were reaped by their parent before it stood are
- * dropped: the parent is stopped now, so whoever is still there stays.
+ * What else lives of the level. Tasks that died after they were listed and were reaped by their parent before it stood
+ * are dropped: the parent is stopped now, so whoever is still there stays.
  */
-static int stop_level(struct dump *dump, size_t begin)
+static int settle_level(struct level *level)
 {
-	size_t end = dump->task_count, kept = begin;
-	int result = stop_leaders(dump, begin, end);
+	struct dump *dump = level->dump;
+	size_t kept = level->begin;
+	int result = 1;
 
-	for (size_t i = begin; i < end; i++) {
+	for (size_t i = level->begin; i < level->end; i++) {
 		struct dump_task *task = dump->tasks[i];
+		struct look *look = &level->looks[i - level->begin];
 		if (result >= 0)
-			result = stop_task(dump, task);
+			result = stop_task(dump, task, look);
 		if (result) {
+			/* Exchanged, as the children of all looks are freed. */
+			struct look dropped = level->looks[kept - level->begin];
+			level->looks[kept - level->begin] = *look;
+			*look = dropped;
 			dump->tasks[kept++] = task;
-			continue;
+		} else {
+			drop_task(task);
 		}
-		free(task->threads);
-		close_fd_pointer(&task->proc_dirfd);
-		close_fd_pointer(&task->pidfd);
 	}
-	dump->task_count = kept;
+	level->end = dump->task_count = kept;
 	return result < 0 ? result : 0;
+}
+
+/* A process whose threads all stand cannot get new children, so its children are read once. */
+static int add_level_children(const struct level *level)
+{
+	struct dump *dump = level->dump;
+	int error = 0;
+
+	for (size_t i = level->begin; i < level->end && !error; i++) {
+		struct dump_task *task = dump->tasks[i];
+		const struct look *look = &level->looks[i - level->begin];
+		if (task->state == TASK_STATE_DEAD)
+			continue;
+		error = look->has_children ? add_children_of_thread(dump, task, &look->children, level->end)
+					   : add_children(dump, task, level->end);
+	}
+	return error;
+}
+
+/* Stops the processes from *begin on, and adds their children behind them, where *begin points then. */
+static int freeze_level(struct dump *dump, size_t *begin)
+{
+	struct level level = {.dump = dump, .begin = *begin, .end = dump->task_count};
+	size_t count = level.end - level.begin;
+	int error = open_level(&level);
+
+	if (!error)
+		error = stop_leaders(&level);
+	level.looks = xcalloc(count, sizeof(*level.looks));
+	if (!error) {
+		parallel_for(level.end - level.begin, WORTH_A_READER, look_at_process, &level);
+		error = settle_level(&level);
+	}
+	if (!error)
+		error = add_level_children(&level);
+	for (size_t i = 0; i < count; i++)
+		free(level.looks[i].children.pids);
+	free(level.looks);
+	*begin = level.end;
+	return error;
 }
 
 static void on_timeout(int signal)
@@ -390,22 +518,12 @@ static void end_timeout(const struct sigaction *previous)
 static int freeze_all(struct dump *dump)
 {
 	size_t begin = 0;
-	int result = add_task(dump, dump->options->pid, NULL);
 
-	if (result < 0)
-		return result;
+	add_task(dump, dump->options->pid, NULL);
 	while (begin < dump->task_count) {
-		result = stop_level(dump, begin);
-		if (result < 0)
-			return result;
-		/* A process whose threads all stand cannot get new children, so its children are read once. */
-		size_t end = dump->task_count;
-		for (size_t i = begin; i < end; i++) {
-			result = dump->tasks[i]->state == TASK_STATE_DEAD ? 0 : add_children(dump, dump->tasks[i], end);
-			if (result < 0)
-				return result;
-		}
-		begin = end;
+		int error = freeze_level(dump, &begin);
+		if (error < 0)
+			return error;
 	}
 	if (!dump->task_count || dump->tasks[0]->state == TASK_STATE_DEAD)
 		return fail(&dump->failure, ESRCH, "pid-missing", NULL, NULL, "there is no live process %d",

@@ -97,7 +97,7 @@ struct dump {
 	struct arena arena;
 	int images_dirfd;
 	struct dump_task **tasks; /* parents before children; [0] is the root */
-	size_t task_count;
+	size_t task_count, task_capacity;
 	struct dump_file **files; /* files[i]->id == i + 1 */
 	size_t file_count, file_capacity;
 	struct known_files *mapped_files;           /* look-ups of mapped files (kinds/mem/file.c) */
@@ -117,6 +117,7 @@ struct dump {
 	uint64_t freezing_us;                      /* when the stop began (base/clock.h) */
 	const struct xstate_layout *xstate_layout; /* of this CPU (kinds/task/registers.c) */
 	struct vm_flags_reader *vm_flags;          /* NULL = mappings are read from smaps */
+	struct task_objects_reader *task_objects;  /* NULL = what tasks share is asked with kcmp */
 	struct restart_blocks *restart_blocks;     /* NULL = no thread has needed them yet */
 	char run_id[37];                           /* inventory_entry.dump_criu_run_id */
 	uint32_t last_pages_id;                    /* of the last pages-<id>.img */
