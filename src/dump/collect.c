@@ -92,18 +92,28 @@ static int collect_mm(struct dump *dump, struct dump_task *task)
 
 enum { FIRST_TASK_ID = 2 }; /* 1 is criu's own in the inventory */
 
-static int compare_resource(struct dump *dump, int type, const struct dump_task *left, const struct dump_task *right)
+static const struct resource {
+	int type;      /* of kcmp(2) */
+	size_t object; /* offset in struct task_objects */
+	const char *what;
+} resources[] = {
+	{KCMP_VM, offsetof(struct task_objects, memory), "memory"},
+	{KCMP_FILES, offsetof(struct task_objects, files), "descriptor table"},
+	{KCMP_FS, offsetof(struct task_objects, directories), "working directory"},
+};
+
+static int refuse_shared(struct dump *dump, const struct resource *resource, const struct dump_task *task,
+			 const struct dump_task *other)
 {
-	/* 0 equal, 1 less, 2 greater: an order that lasts as long as the kernel runs */
-	return syscall(SYS_kcmp, left->pid, right->pid, type, 0, 0);
+	fail(&dump->failure, EOPNOTSUPP, "task-shares", dump_task_name(dump, task), "try again when a vfork has ended",
+	     "it shares its %s with process %d (%s)", resource->what, other->pid, other->comm);
+	return dump_blocked(dump);
 }
 
-/*
- * Sorts the live tasks by the kernel's order of the resource and refuses two that have the same one. Such sharing
- * between processes (vfork in progress, LinuxThreads of old) has no place in the images.
- */
-static int refuse_sharing(struct dump *dump, int type, const char *what)
+/* Sorts the live tasks by the kernel's order of the resource: one that lasts as long as the kernel runs. */
+static int compare_all(struct dump *dump, const struct resource *resource)
 {
+	enum { EQUAL, LESS };
 	_cleanup_free_ struct dump_task **sorted = xcalloc(dump->task_count, sizeof(*sorted));
 	size_t count = 0;
 
@@ -114,17 +124,13 @@ static int refuse_sharing(struct dump *dump, int type, const char *what)
 			continue;
 		while (low < high) {
 			size_t middle = (low + high) / 2;
-			int order = compare_resource(dump, type, task, sorted[middle]);
+			long order = syscall(SYS_kcmp, task->pid, sorted[middle]->pid, resource->type, 0, 0);
 			if (order < 0)
 				return fail_errno(&dump->failure, errno, "task-kcmp", dump_task_name(dump, task),
 						  "the kernel needs CONFIG_KCMP", "cannot compare it with other tasks");
-			if (order == 0) {
-				fail(&dump->failure, EOPNOTSUPP, "task-shares", dump_task_name(dump, task),
-				     "try again when a vfork has ended", "it shares its %s with process %d (%s)", what,
-				     sorted[middle]->pid, sorted[middle]->comm);
-				return dump_blocked(dump);
-			}
-			if (order == 1)
+			if (order == EQUAL)
+				return refuse_shared(dump, resource, task, sorted[middle]);
+			if (order == LESS)
 				high = middle;
 			else
 				low = middle + 1;
@@ -136,16 +142,60 @@ static int refuse_sharing(struct dump *dump, int type, const char *what)
 	return 0;
 }
 
+struct task_object {
+	uint64_t object;
+	const struct dump_task *task;
+};
+
+static int order_objects(const void *left, const void *right)
+{
+	const struct task_object *one = left, *other = right;
+
+	if (one->object != other->object)
+		return one->object < other->object ? -1 : 1;
+	return one->task->index < other->task->index ? -1 : 1;
+}
+
+/* The same by the addresses. Returns 1 if they are not known of all tasks. */
+static int compare_objects(struct dump *dump, const struct resource *resource)
+{
+	_cleanup_free_ struct task_object *objects = xcalloc(dump->task_count, sizeof(*objects));
+	size_t count = 0;
+
+	for (size_t i = 0; i < dump->task_count; i++) {
+		const struct dump_task *task = dump->tasks[i];
+		if (task->state == TASK_STATE_DEAD)
+			continue;
+		const char *known = (const char *)&task->threads[0].facts->objects;
+		objects[count].task = task;
+		memcpy(&objects[count].object, known + resource->object, sizeof(uint64_t));
+		if (!objects[count++].object)
+			return 1;
+	}
+	qsort(objects, count, sizeof(*objects), order_objects);
+	for (size_t i = 1; i < count; i++)
+		if (objects[i].object == objects[i - 1].object)
+			return refuse_shared(dump, resource, objects[i].task, objects[i - 1].task);
+	return 0;
+}
+
+/*
+ * Refuses two tasks that have the same resource: such sharing between processes (vfork in progress, LinuxThreads of
+ * old) has no place in the images.
+ */
+static int refuse_sharing(struct dump *dump, const struct resource *resource)
+{
+	int result = compare_objects(dump, resource);
+
+	return result > 0 ? compare_all(dump, resource) : result;
+}
+
 static int give_ids(struct dump *dump)
 {
-	static const struct {
-		int type;
-		const char *what;
-	} resources[] = {{KCMP_VM, "memory"}, {KCMP_FILES, "descriptor table"}, {KCMP_FS, "working directory"}};
 	uint32_t next = FIRST_TASK_ID;
 
 	for (size_t i = 0; i < ARRAY_SIZE(resources); i++) {
-		int error = refuse_sharing(dump, resources[i].type, resources[i].what);
+		int error = refuse_sharing(dump, &resources[i]);
 		if (error < 0)
 			return error;
 	}
@@ -231,9 +281,9 @@ int collect_tree(struct dump *dump)
 	}
 	int error = check_session(dump);
 	if (!error)
-		error = give_ids(dump);
-	if (!error)
 		error = read_proc(dump);
+	if (!error)
+		error = give_ids(dump);
 	for (size_t i = 0; i < dump->task_count && !error; i++) {
 		struct dump_task *task = dump->tasks[i];
 		if (task->state == TASK_STATE_DEAD)

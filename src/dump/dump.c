@@ -25,8 +25,10 @@
 #include "base/log.h"
 #include "dump/stages.h"
 #include "inject/ptrace.h"
+#include "kernel/kernel_types.h"
 #include "kernel/proc.h"
 #include "kernel/restart_blocks.h"
+#include "kernel/task_objects.h"
 #include "kernel/vm_flags.h"
 #include "kinds/fd/file_lock.h"
 #include "kinds/fd/regular.h"
@@ -495,27 +497,48 @@ static void remove_scratch_directory(struct dump *dump, const char *path)
 	rmdir(path);
 }
 
-/* Whether smaps of the whole tree would take longer than it takes to do without. Looks at no more than it must. */
-static bool has_much_memory(pid_t root)
+/* Whether smaps of the whole tree would take longer than it takes to do without, and the same of kcmp. */
+struct survey {
+	bool much_memory, many_threads;
+};
+
+/* Looks at no more processes than it must. */
+static struct survey survey_tree(pid_t root)
 {
-	enum { MUCH_PAGES = 96 * 1024 * 1024 / 4096 };
+	enum { MUCH_PAGES = 96 * 1024 * 1024 / 4096, MANY_THREADS = 64 };
 	_cleanup_free_ pid_t *pids = NULL;
-	size_t count = 0, capacity = 0;
+	size_t count = 0, capacity = 0, threads = 0;
 	uint64_t pages = 0;
 
 	ARRAY_GROW(pids, count, capacity);
 	pids[count++] = root;
-	for (size_t i = 0; i < count && pages < MUCH_PAGES; i++) {
+	for (size_t i = 0; i < count && (pages < MUCH_PAGES || threads < MANY_THREADS); i++) {
 		_cleanup_fd_ int proc_dirfd = proc_open(pids[i]);
-		_cleanup_free_ char *statm = NULL;
-		unsigned long resident = 0;
-		if (proc_dirfd < 0 || read_text_at(proc_dirfd, "statm", &statm, NULL) < 0)
+		struct proc_stat stat;
+		if (proc_dirfd < 0 || proc_read_stat(proc_dirfd, "stat", &stat) < 0)
 			continue;
-		sscanf(statm, "%*u %lu", &resident);
-		pages += resident;
+		pages += stat.resident_pages;
+		threads += stat.thread_count;
 		proc_read_children(proc_dirfd, pids[i], &pids, &count, &capacity);
 	}
-	return pages >= MUCH_PAGES;
+	return (struct survey){pages >= MUCH_PAGES, threads >= MANY_THREADS};
+}
+
+/* What reads the kernel's own structures is made while the tree still runs. */
+static void open_readers(struct dump *dump)
+{
+	const struct survey survey = survey_tree(dump->options->pid);
+	bool vm_flags = !dump->vm_flags && survey.much_memory;
+	bool task_objects = !dump->options->pre_dump && survey.many_threads;
+
+	if (!vm_flags && !task_objects)
+		return;
+	struct kernel_types *types = kernel_types_read();
+	if (vm_flags)
+		dump->vm_flags = vm_flags_open(types);
+	if (task_objects)
+		dump->task_objects = task_objects_open(types);
+	kernel_types_free(types);
 }
 
 /*
@@ -545,8 +568,7 @@ static int run(struct dump *dump, struct directory_listing *before)
 		error = remove_old_images(dump, before);
 	if (error < 0)
 		return error;
-	if (!dump->vm_flags && has_much_memory(dump->options->pid))
-		dump->vm_flags = vm_flags_open();
+	open_readers(dump);
 	if (!dump->options->pre_dump && stands_in_wait(dump->options->pid))
 		dump->restart_blocks = restart_blocks_open();
 	if (!dump->options->pre_dump)
@@ -623,6 +645,7 @@ static int attempt(const struct dump_options *options, struct failure *failure, 
 	free_listing(&before);
 	if (dump.vm_flags != options->vm_flags)
 		vm_flags_close(dump.vm_flags);
+	task_objects_close(dump.task_objects);
 	restart_blocks_close(dump.restart_blocks);
 	free_dump(&dump);
 	return error;

@@ -23,6 +23,8 @@ int bpf_iterator_load(int64_t target, const struct bpf_insn *program, size_t cou
  * Returns a descriptor, owned by the caller, or -errno.
  */
 int bpf_iterator_open(int program_fd, pid_t tid);
+/* The same over all threads of process @pid. */
+int bpf_iterator_open_process(int program_fd, pid_t pid);
 
 static inline struct bpf_insn bpf_load(int to, int from, int offset)
 {

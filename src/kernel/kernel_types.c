@@ -14,6 +14,7 @@
 #include <sys/stat.h>
 
 #include "base/fd.h"
+#include "base/log.h"
 
 struct kernel_types {
 	char *data;
@@ -112,7 +113,7 @@ static bool map_file(struct kernel_types *types, const char *path)
 	return true;
 }
 
-int kernel_types_read(struct kernel_types **ret_types)
+struct kernel_types *kernel_types_read(void)
 {
 	static const char path[] = "/sys/kernel/btf/vmlinux";
 	struct kernel_types *types = xcalloc(1, sizeof(*types));
@@ -120,15 +121,17 @@ int kernel_types_read(struct kernel_types **ret_types)
 
 	if (!error)
 		error = find_types(types, types->bytes);
-	if (error < 0)
-		kernel_types_free(types);
-	else
-		*ret_types = types;
-	return error;
+	if (!error)
+		return types;
+	log_debug("%s cannot be read: %s", path, strerror(-error));
+	kernel_types_free(types);
+	return NULL;
 }
 
 void kernel_types_free(struct kernel_types *types)
 {
+	if (!types)
+		return;
 	free(types->offsets);
 	if (types->is_mapped)
 		munmap(types->data, types->bytes);

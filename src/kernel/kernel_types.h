@@ -10,8 +10,9 @@
 
 struct kernel_types;
 
-/* Reads it: some 2 ms. Returns 0 or -errno (-ENOENT: the kernel was built without). */
-int kernel_types_read(struct kernel_types **ret_types);
+/* Reads it: some 2 ms. Returns NULL, with a line in the log, if that fails: the kernel was built without. */
+struct kernel_types *kernel_types_read(void);
+/* NULL is fine. */
 void kernel_types_free(struct kernel_types *types);
 /* The id of a function; -ENOENT = there is none. */
 int64_t kernel_types_find_function(const struct kernel_types *types, const char *name);

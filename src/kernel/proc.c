@@ -65,6 +65,7 @@ int proc_read_stat(int proc_dirfd, const char *path, struct proc_stat *ret_stat)
 	stat.flags = FIELD(9);
 	stat.thread_count = FIELD(20);
 	stat.start_time = FIELD(22);
+	stat.resident_pages = FIELD(24);
 	stat.start_code = FIELD(26);
 	stat.end_code = FIELD(27);
 	stat.start_stack = FIELD(28);

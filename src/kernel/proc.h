@@ -13,6 +13,7 @@ struct proc_stat {
 	char state;     /* R S D T t Z X … */
 	uint32_t flags; /* PF_* of the kernel */
 	uint32_t thread_count;
+	uint64_t resident_pages;
 	uint64_t start_time; /* clock ticks since boot */
 	uint64_t start_code, end_code, start_stack;
 	uint64_t start_data, end_data, start_brk;

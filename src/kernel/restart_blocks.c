@@ -84,13 +84,13 @@ static int load_program(struct restart_blocks *blocks)
 {
 	enum { TASK = 8 }; /* in the iterator's context */
 	const int size = sizeof(struct record);
-	struct kernel_types *types;
-	int error = kernel_types_read(&types);
-	if (error < 0)
-		return error;
+	struct kernel_types *types = kernel_types_read();
+
+	if (!types)
+		return -ENOENT;
 	int64_t target = kernel_types_find_function(types, "bpf_iter_task");
 	int block = kernel_types_member(types, "task_struct", "restart_block");
-	error = find_offsets(blocks, types);
+	int error = find_offsets(blocks, types);
 	kernel_types_free(types);
 	if (target < 0 || block < 0 || error < 0)
 		return -EOPNOTSUPP;

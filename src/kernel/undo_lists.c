@@ -44,10 +44,10 @@ static int load_program(struct undo_lists *lists)
 {
 	enum { TASK = 8, FIRST = -8, LIST = -16 };
 	const int size = sizeof(struct record);
-	struct kernel_types *types;
-	int error = kernel_types_read(&types);
-	if (error < 0)
-		return error;
+	struct kernel_types *types = kernel_types_read();
+
+	if (!types)
+		return -ENOENT;
 	int64_t target = kernel_types_find_function(types, "bpf_iter_task");
 	int list = kernel_types_member(types, "task_struct", "sysvsem.undo_list");
 	lists->head = kernel_types_member(types, "sem_undo_list", "list_proc");

@@ -70,19 +70,17 @@ struct vm_flags_reader {
 /* ---- the program ---- */
 
 /* Returns the program's descriptor or -errno. */
-static int load_program(void)
+static int load_program(const struct kernel_types *types)
 {
 	enum { VMA = 16 }; /* in the iterator's context */
 	const int size = sizeof(struct record);
-	struct kernel_types *types;
-	int error = kernel_types_read(&types);
-	if (error < 0)
-		return error;
+
+	if (!types)
+		return -ENOENT;
 	int64_t target = kernel_types_find_function(types, "bpf_iter_task_vma");
 	int start = kernel_types_member(types, "vm_area_struct", "vm_start");
 	int end = kernel_types_member(types, "vm_area_struct", "vm_end");
 	int flags = kernel_types_member(types, "vm_area_struct", "vm_flags");
-	kernel_types_free(types);
 	if (target < 0 || start < 0 || end < 0 || flags < 0)
 		return -EOPNOTSUPP;
 	const struct bpf_insn program[] = {
@@ -423,12 +421,12 @@ unsigned vm_flags_fallbacks(const struct vm_flags_reader *reader)
 
 /* ---- life ---- */
 
-struct vm_flags_reader *vm_flags_open(void)
+struct vm_flags_reader *vm_flags_open(const struct kernel_types *types)
 {
 	struct vm_flags_reader *reader = xcalloc(1, sizeof(*reader));
 
 	pthread_mutex_init(&reader->lock, NULL);
-	reader->program_fd = load_program();
+	reader->program_fd = load_program(types);
 	int error = reader->program_fd < 0 ? reader->program_fd : learn_from_ourselves(reader);
 	if (!error)
 		return reader;

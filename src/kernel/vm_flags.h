@@ -13,13 +13,15 @@
 
 #include "kernel/maps.h"
 
+struct kernel_types;
 struct vm_flags_reader;
 
 /*
  * Loads the program and learns from our own mappings: some 10 ms, so before anything is stopped, and only for trees
  * with much memory. Returns NULL if this kernel, or what criu may do, does not allow it: then smaps is what there is.
+ * @types  the kernel's, or NULL: there are none
  */
-struct vm_flags_reader *vm_flags_open(void);
+struct vm_flags_reader *vm_flags_open(const struct kernel_types *types);
 /* NULL is fine. */
 void vm_flags_close(struct vm_flags_reader *reader);
 /*

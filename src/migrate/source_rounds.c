@@ -14,6 +14,7 @@
 #include "base/fd.h"
 #include "base/memory_directory.h"
 #include "dump/dump.h"
+#include "kernel/kernel_types.h"
 #include "kernel/vm_flags.h"
 #include "kinds/mem/memory.h"
 #include "kinds/mem/shmem_track.h"
@@ -464,7 +465,9 @@ int migration_copy(struct migration *migration)
 	int error = 0;
 
 	migration->post_copy = migration->options->post_copy;
-	migration->vm_flags = vm_flags_open();
+	struct kernel_types *types = kernel_types_read();
+	migration->vm_flags = vm_flags_open(types);
+	kernel_types_free(types);
 	if (!migration->post_copy) {
 		migration->tracker = tracker_new();
 		migration->shared_memory = shmem_tracker_new();

@@ -15,6 +15,9 @@ STATES = {
     "thread-directory": "working directory of its own",
     "thread-network": "another net namespace",
     "thread-host-name": "another uts namespace",
+    "shared-memory": "shares its memory with process",
+    "shared-files": "shares its descriptor table with process",
+    "shared-directory": "shares its working directory with process",
     "thread-dispatch": "catches its own system calls",
     "thread-clock": "CPU time of one of its 2 threads",
     "landlock": "is in a landlock domain",
@@ -47,8 +50,8 @@ def semaphores():
     subprocess.run(["ipcrm", "-s", made], check=True)
 
 
-def start(host, state, semaphores="", program=PROGRAM):
-    process = host.start([program, state], environment={"SEMAPHORES": semaphores})
+def start(host, state, semaphores="", program=PROGRAM, more_threads=0):
+    process = host.start([program, state], environment={"SEMAPHORES": semaphores, "MORE_THREADS": str(more_threads)})
     process.wait_said("\n")
     if "lacking" in process.output():
         pytest.skip("this kernel has no such thing")
@@ -66,8 +69,21 @@ def test_state_is_refused(directory, state, semaphores):
         process = start(host, state, semaphores, program)
         before = faults.state(host)
         line = faults.one_clear_line(hosts.Criu(host).run("dump", process.pid, images))
-        assert STATES[state] in line and f"task {process.pid}" in line, line
+        assert STATES[state] in line and f"{process.pid}" in line, line
         assert not list(images.glob("*.img"))
+        assert not faults.process_state.differences(before, faults.state(host))
+
+
+@pytest.mark.parametrize("state", [state for state in STATES if state.startswith(("thread-", "shared-"))])
+def test_state_is_refused_among_many_threads(directory, state):
+    """What threads share is then read from the kernel's own structures."""
+    images = directory / "images"
+    images.mkdir()
+    with hosts.Host() as host:
+        process = start(host, state, more_threads=70)
+        before = faults.state(host)
+        line = faults.one_clear_line(hosts.Criu(host).run("dump", process.pid, images))
+        assert STATES[state].replace(" 2 threads", " 72 threads") in line, line
         assert not faults.process_state.differences(before, faults.state(host))
 
 

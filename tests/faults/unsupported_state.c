@@ -15,6 +15,7 @@
 #include <pthread.h>
 #include <sched.h>
 #include <semaphore.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -56,10 +57,46 @@ static void leave(int what)
 	}
 }
 
+static int wait_for_end(void *argument)
+{
+	for (;;)
+		pause();
+	return 0;
+}
+
+static void *wait_in_thread(void *argument)
+{
+	wait_for_end(argument);
+	return NULL;
+}
+
+/* As many more threads as the environment says, that only wait. */
+static void make_more_threads(void)
+{
+	const char *count = getenv("MORE_THREADS");
+	pthread_t thread;
+
+	for (int i = count ? atoi(count) : 0; i > 0; i--)
+		if (pthread_create(&thread, NULL, wait_in_thread, NULL))
+			exit(1);
+}
+
 static void say(const char *word)
 {
 	puts(word);
 	fflush(stdout);
+}
+
+/* A child that shares something with us. */
+static void share(int what)
+{
+	enum { STACK_BYTES = 16 * 1024 };
+	char *stack = malloc(STACK_BYTES);
+
+	if (clone(wait_for_end, stack + STACK_BYTES, what | SIGCHLD, NULL) < 0) {
+		perror("clone");
+		exit(1);
+	}
 }
 
 /* A kernel may be built or booted without. */
@@ -262,6 +299,12 @@ static void make_state(const char *name)
 		leave(CLONE_NEWNET);
 	else if (!strcmp(name, "thread-host-name"))
 		leave(CLONE_NEWUTS);
+	else if (!strcmp(name, "shared-memory"))
+		share(CLONE_VM);
+	else if (!strcmp(name, "shared-files"))
+		share(CLONE_FILES);
+	else if (!strcmp(name, "shared-directory"))
+		share(CLONE_FS);
 	else if (!strcmp(name, "thread-dispatch"))
 		prctl(PR_SET_SYSCALL_USER_DISPATCH, PR_SYS_DISPATCH_ON, 0x1000, 0x1000, &selector);
 	else if (!strcmp(name, "landlock"))
@@ -314,6 +357,7 @@ int main(int argc, char **argv)
 		return 2;
 	while (sem_wait(&done) < 0)
 		;
+	make_more_threads();
 	say("ready");
 	for (;;)
 		pause();

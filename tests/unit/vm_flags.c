@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "base/fd.h"
+#include "kernel/kernel_types.h"
 #include "kernel/proc.h"
 #include "unit.h"
 
@@ -126,9 +127,18 @@ static void end(pid_t pid)
 	waitpid(pid, NULL, 0);
 }
 
+static struct vm_flags_reader *open_reader(void)
+{
+	struct kernel_types *types = kernel_types_read();
+	struct vm_flags_reader *reader = vm_flags_open(types);
+
+	kernel_types_free(types);
+	return reader;
+}
+
 static void test_same_as_smaps(void **state)
 {
-	struct vm_flags_reader *reader = vm_flags_open();
+	struct vm_flags_reader *reader = open_reader();
 
 	if (!reader)
 		skip(); /* not on this kernel, or not for this user */
@@ -142,7 +152,7 @@ static void test_same_as_smaps(void **state)
 
 static void test_what_is_not_known_is_learnt(void **state)
 {
-	struct vm_flags_reader *reader = vm_flags_open();
+	struct vm_flags_reader *reader = open_reader();
 
 	if (!reader)
 		skip();

@@ -2,6 +2,8 @@
 /*
  * Each name that is looked up below /proc/PID makes an inode, which the end of the thread takes down again, one after
  * the other while criu waits for it. So namespaces are asked for by pidfd; links are for kernels before Linux 6.11.
+ * Nothing is asked of a thread that is known to be in the namespaces of one that was asked before: the root's leader,
+ * then each process's.
  */
 #include "kinds/task/thread_facts.h"
 
@@ -28,10 +30,11 @@ static const struct thread_namespace time_namespace = {.name = "time", .request 
 				     time_for_children = {.name = "time_for_children",
 							  .request = PIDFD_GET_TIME_FOR_CHILDREN_NAMESPACE};
 
-/* All threads of the tree in a row. */
+/* Threads of the tree in a row. */
 struct reading {
+	struct dump *dump;
 	struct dump_thread **threads;
-	size_t count;
+	size_t count, capacity;
 };
 
 static int namespace_inode(int dirfd, const char *path, uint64_t *ret_inode)
@@ -97,8 +100,15 @@ static int read_all_namespaces(struct namespace_source *source, struct thread_fa
 	return error ? error : read_namespace(source, &time_for_children, &facts->time_for_children);
 }
 
-static int read_namespaces(const struct dump_thread *thread, struct thread_facts *facts)
+/* @like: who was asked before. The facts of leaders hold all that those of other threads do. */
+static int read_namespaces(const struct dump_thread *thread, const struct dump_thread *like, struct thread_facts *facts)
 {
+	if (like != thread && task_objects_same_namespaces(&like->facts->objects, &facts->objects)) {
+		memcpy(facts->namespaces, like->facts->namespaces, sizeof(facts->namespaces));
+		facts->time_for_children = like->facts->time_for_children;
+		facts->time = like->facts->time;
+		return like->facts->namespace_error;
+	}
 	_cleanup_fd_ int pidfd = is_leader(thread) ? -1 : pidfd_open(thread->tid, PIDFD_THREAD);
 	struct namespace_source source = {
 		.pidfd = is_leader(thread) ? thread->task->pidfd : pidfd,
@@ -120,13 +130,23 @@ static void read_status(const struct dump_thread *thread)
 						     &thread->facts->status, NULL);
 }
 
-static void read_thread(void *context, size_t index)
+static void read_leader(void *context, size_t index)
 {
 	const struct reading *reading = context;
 	const struct dump_thread *thread = reading->threads[index];
 
 	read_status(thread);
-	thread->facts->namespace_error = read_namespaces(thread, thread->facts);
+	if (index)
+		thread->facts->namespace_error = read_namespaces(thread, reading->threads[0], thread->facts);
+}
+
+static void read_other(void *context, size_t index)
+{
+	const struct reading *reading = context;
+	const struct dump_thread *thread = reading->threads[index];
+
+	read_status(thread);
+	thread->facts->namespace_error = read_namespaces(thread, &thread->task->threads[0], thread->facts);
 }
 
 static void read_status_of(void *context, size_t index)
@@ -136,34 +156,75 @@ static void read_status_of(void *context, size_t index)
 	read_status(reading->threads[index]);
 }
 
-/* @only_leaders: of the others nothing is read. */
-static void read_all(struct dump *dump, bool only_leaders, void (*read)(void *context, size_t index))
+/* The kernel's order of threads is nearly ours. */
+static void read_objects(void *context, size_t index)
 {
-	struct reading reading = {};
-	size_t capacity = 0;
+	const struct reading *reading = context;
+	const struct dump_task *task = reading->threads[index]->task;
+	_cleanup_free_ struct task_objects *objects = xcalloc(task->thread_count, sizeof(*objects));
+	size_t found = task_objects_read(reading->dump->task_objects, task->pid, objects, task->thread_count);
+
+	for (size_t i = 0, t = 0; i < found; i++) {
+		size_t tried = 0;
+		while (tried < task->thread_count && task->threads[t].tid != objects[i].tid) {
+			t = (t + 1) % task->thread_count;
+			tried++;
+		}
+		if (tried == task->thread_count)
+			return;
+		task->threads[t].facts->objects = objects[i];
+	}
+}
+
+/* @others: the threads that are no leaders; else only those. */
+static struct reading list_threads(struct dump *dump, bool others)
+{
+	struct reading reading = {.dump = dump};
 
 	for (size_t i = 0; i < dump->task_count; i++) {
 		struct dump_task *task = dump->tasks[i];
-		size_t count = only_leaders && task->thread_count ? 1 : task->thread_count;
-		struct thread_facts *facts = arena_alloc(&dump->arena, (count + 1) * sizeof(struct thread_facts));
-		for (size_t t = 0; t < count; t++) {
-			task->threads[t].facts = &facts[t];
-			ARRAY_GROW(reading.threads, reading.count, capacity);
+		size_t end = others || !task->thread_count ? task->thread_count : 1;
+		for (size_t t = others ? 1 : 0; t < end; t++) {
+			ARRAY_GROW(reading.threads, reading.count, reading.capacity);
 			reading.threads[reading.count++] = &task->threads[t];
 		}
 	}
-	parallel_for(reading.count, THREADS_WORTH_A_READER, read, &reading);
-	free(reading.threads);
+	return reading;
+}
+
+static void make_facts(struct dump *dump)
+{
+	for (size_t i = 0; i < dump->task_count; i++) {
+		struct dump_task *task = dump->tasks[i];
+		struct thread_facts *facts =
+			arena_alloc(&dump->arena, (task->thread_count + 1) * sizeof(struct thread_facts));
+		for (size_t t = 0; t < task->thread_count; t++)
+			task->threads[t].facts = &facts[t];
+	}
 }
 
 void thread_facts_read(struct dump *dump)
 {
-	read_all(dump, false, read_thread);
+	struct reading leaders = list_threads(dump, false), others = list_threads(dump, true);
+	struct dump_thread *root = leaders.threads[0];
+
+	make_facts(dump);
+	if (dump->task_objects)
+		parallel_for(leaders.count, THREADS_WORTH_A_READER, read_objects, &leaders);
+	root->facts->namespace_error = read_namespaces(root, root, root->facts);
+	parallel_for(leaders.count, THREADS_WORTH_A_READER, read_leader, &leaders);
+	parallel_for(others.count, THREADS_WORTH_A_READER, read_other, &others);
+	free(leaders.threads);
+	free(others.threads);
 }
 
 void thread_facts_read_statuses(struct dump *dump)
 {
-	read_all(dump, true, read_status_of);
+	struct reading leaders = list_threads(dump, false);
+
+	make_facts(dump);
+	parallel_for(leaders.count, THREADS_WORTH_A_READER, read_status_of, &leaders);
+	free(leaders.threads);
 }
 
 void thread_facts_release(struct dump *dump)

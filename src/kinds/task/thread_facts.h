@@ -5,6 +5,7 @@
  */
 #pragma once
 
+#include "kernel/task_objects.h"
 #include "model/dump.h"
 
 enum { THREAD_NAMESPACE_COUNT = 7 };
@@ -25,6 +26,7 @@ struct thread_facts {
 	uint64_t namespaces[THREAD_NAMESPACE_COUNT]; /* inodes; 0 = not read, or the kernel has no such kind */
 	uint64_t time_for_children;                  /* the same */
 	uint64_t time;                               /* the same; only read of leaders */
+	struct task_objects objects;                 /* all 0 = not known */
 };
 
 /* Reads them of all threads of the frozen tree. Errors are left to who needs the fact. */

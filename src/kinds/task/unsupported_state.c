@@ -60,8 +60,11 @@ static int check_unshared(struct dump *dump, struct dump_thread *thread)
 		int type;
 		const char *what;
 	} resources[] = {{KCMP_FILES, "descriptor table"}, {KCMP_FS, "working directory"}};
+	const struct task_objects *own = &thread->facts->objects, *common = &thread->task->threads[0].facts->objects;
 	pid_t leader = thread->task->pid;
 
+	if (own->files && own->files == common->files && own->directories == common->directories)
+		return 0;
 	for (size_t i = 0; i < ARRAY_SIZE(resources) && thread->tid != leader; i++) {
 		long order = syscall(SYS_kcmp, leader, thread->tid, resources[i].type, 0, 0);
 		if (order < 0)
