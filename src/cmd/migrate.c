@@ -16,7 +16,7 @@
 #include "migrate/journal.h"
 #include "migrate/preflight.h"
 
-enum { DEFAULT_TIMEOUT_SECONDS = 300 };
+enum { DEFAULT_TIMEOUT_SECONDS = 300, DEFAULT_LINK_SECONDS = 30 };
 
 /* ---- while it goes on ---- */
 
@@ -225,7 +225,7 @@ static int migrate(struct command *command)
 		.timeout_seconds = options->timeout_seconds == TIMEOUT_DEFAULT ? DEFAULT_TIMEOUT_SECONDS
 									       : options->timeout_seconds,
 		.at_timeout = (enum migrate_at_timeout)options->at_timeout,
-		.link_timeout_seconds = options->link_timeout_seconds,
+		.link_timeout_seconds = options->link_timeout_seconds ?: DEFAULT_LINK_SECONDS,
 		.throttle = options->throttle,
 		.post_copy = options->post_copy,
 		.addresses = addresses,

@@ -74,7 +74,6 @@ void options_init(struct options *options)
 	*options = (struct options){
 		.timeout_seconds = TIMEOUT_DEFAULT,
 		.downtime_ms = 100,
-		.link_timeout_seconds = 30,
 		.ps_socket = -1,
 		.status_fd = -1,
 		.ghost_limit_bytes = UINT64_C(1) << 30,

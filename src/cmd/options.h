@@ -86,8 +86,8 @@ struct options {
 	/* Migration */
 	struct text_list addresses; /* that move with the tree; of a page server: the last one */
 	unsigned downtime_ms;
-	int at_timeout; /* enum migrate_at_timeout */
-	unsigned link_timeout_seconds;
+	int at_timeout;                /* enum migrate_at_timeout */
+	unsigned link_timeout_seconds; /* 0 = the verb's own */
 	bool throttle;
 	bool post_copy;
 	bool status, resume_tree, abort_tree; /* of a migration that was cut off */

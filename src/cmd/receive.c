@@ -9,6 +9,9 @@
 #include "migrate/journal.h"
 #include "migrate/listener.h"
 
+/* Only memory is lost by waiting, and a migration by not waiting. */
+enum { DEFAULT_SILENCE_SECONDS = 3600 };
+
 struct receiving {
 	struct command *command;
 	struct wire_options wire;
@@ -61,7 +64,11 @@ static int serve(void *context, struct session_entry *entry)
 	const struct receive_report report = {
 		.began = show_began, .running = show_running, .note = show_note, .context = command};
 	const struct receive_options options = {
-		.wire = &receiving->wire, .report = &report, .die_at = command->options->die_at};
+		.wire = &receiving->wire,
+		.report = &report,
+		.silence_seconds = command->options->link_timeout_seconds ?: DEFAULT_SILENCE_SECONDS,
+		.die_at = command->options->die_at,
+	};
 	struct failure failure = {};
 	int r = receive_session(&options, entry, &failure);
 

@@ -15,7 +15,7 @@
 #include "base/memory_directory.h"
 #include "image/image.h"
 #include "kernel/proc.h"
-#include "migrate/address.h"
+#include "migrate/arriving_addresses.h"
 #include "migrate/cradle.h"
 #include "migrate/fetch.h"
 #include "migrate/journal.h"
@@ -25,7 +25,6 @@
 #include "migrate/stream.h"
 
 enum {
-	MAX_ADDRESSES = 16,
 	MAX_IMAGES = 1 << 20,
 	/* How long a source whose link broke after it was told to go on may take to come back for the answer. */
 	RETURN_TIMEOUT_MS = 60 * 1000,
@@ -50,11 +49,9 @@ struct reception {
 	struct preflight_server *preflight;
 	struct cradle *cradle;
 	struct page_receiver_statistics counted; /* at the end of the round before */
+	struct page_receiver_statistics heard;   /* when the source had been silent for long */
 	pid_t root_pid;
-	struct moving_address addresses[MAX_ADDRESSES];
-	struct address_block *blocks[MAX_ADDRESSES];
-	bool address_is_new[MAX_ADDRESSES]; /* was not here before */
-	size_t address_count;
+	struct arriving_addresses addresses;
 	struct journal journal;
 	bool journal_written, tree_runs, finished;
 	uint64_t images_ns, ready_ns;
@@ -355,60 +352,23 @@ static int wait_for_memory(struct reception *reception)
 
 /* ---- addresses ---- */
 
-/* First silence, then the address, then sockets: nobody is ever answered by a reset. */
+/* Whoever comes after a criu that was killed knows by the journal what to take back. */
 static int take_addresses(struct reception *reception)
 {
-	struct moving_address new[MAX_ADDRESSES];
-	size_t count = 0;
-	int error = 0;
+	int error = arriving_addresses_find(&reception->addresses, &reception->failure, &reception->journal);
 
-	/* One that was here before must stay, whatever becomes of the tree. */
-	for (size_t i = 0; i < reception->address_count && !error; i++) {
-		bool interface, has;
-		uint8_t prefix_length;
-		error = address_look_up(&reception->failure, &reception->addresses[i], &interface, &has,
-					&prefix_length);
-		reception->address_is_new[i] = !error && !has;
-		if (reception->address_is_new[i])
-			new[count++] = reception->addresses[i];
-	}
-	/* Whoever comes after a criu that was killed knows by it what to take back. */
-	journal_set_addresses(&reception->journal, new, count);
-	if (count && !error)
+	if (!error && reception->journal.addresses[0])
 		write_journal(reception, JOURNAL_COPYING);
-	for (size_t i = 0; i < reception->address_count && !error; i++) {
-		struct moving_address *address = &reception->addresses[i];
-		error = address_block(&reception->failure, address, &reception->blocks[i]);
-		if (!error && reception->address_is_new[i])
-			error = address_add(&reception->failure, address);
-	}
-	return error;
+	return error ? error : arriving_addresses_take(&reception->addresses, &reception->failure);
 }
 
 static void open_addresses(struct reception *reception)
 {
 	struct failure failure = {};
+	char line[512];
 
-	for (size_t i = 0; i < reception->address_count; i++) {
-		address_unblock(TAKE_POINTER(reception->blocks[i]));
-		if (address_announce(&failure, &reception->addresses[i]) < 0) {
-			char line[512];
-			note(reception, failure_line(&failure, line, sizeof(line)));
-			failure_clear(&failure);
-		}
-	}
-}
-
-/* When nothing of the tree is left: the last sockets have closed in silence. */
-static void give_back_addresses(struct reception *reception)
-{
-	struct failure ignored = {};
-
-	for (size_t i = 0; i < reception->address_count; i++) {
-		if (reception->address_is_new[i])
-			address_remove(&ignored, &reception->addresses[i]);
-		address_unblock(TAKE_POINTER(reception->blocks[i]));
-	}
+	if (arriving_addresses_open(&reception->addresses, &failure) < 0)
+		note(reception, failure_line(&failure, line, sizeof(line)));
 }
 
 /* ---- the end ---- */
@@ -494,16 +454,11 @@ static int resume(struct reception *reception)
 
 static int answer_preflight(struct reception *reception, const PreflightRequest *request)
 {
-	reception->address_count = 0;
-	for (size_t i = 0; i < request->n_moved_addresses; i++) {
-		if (reception->address_count == MAX_ADDRESSES)
-			return fail(&reception->failure, E2BIG, "address", NULL, NULL,
-				    "more than %d addresses are to move", MAX_ADDRESSES);
-		int error = address_parse(&reception->failure, request->moved_addresses[i],
-					  &reception->addresses[reception->address_count++]);
-		if (error < 0)
-			return error;
-	}
+	int error = arriving_addresses_parse(&reception->addresses, request->moved_addresses,
+					     request->n_moved_addresses, &reception->failure);
+
+	if (error < 0)
+		return error;
 	return preflight_server_answer(reception->preflight, &reception->session.protocol, request,
 				       &reception->failure);
 }
@@ -548,6 +503,23 @@ static int handle(struct reception *reception, const struct message *message)
 	}
 }
 
+/* Nothing came on any connection: what is here of the tree costs memory. After READY only the source may give it up. */
+static int check_silence(struct reception *reception)
+{
+	struct page_receiver_statistics now = reception->heard;
+	int error = reception->cradle ? cradle_count(reception->cradle, &reception->failure, &now) : 0;
+
+	if (error < 0)
+		return error;
+	if (!memcmp(&now, &reception->heard, sizeof(now)))
+		return fail(&reception->failure, ETIMEDOUT, "link-timeout", reception->session.peer_host,
+			    "`criu receive --link-timeout SECONDS` waits longer",
+			    "the source has sent nothing for %u s, and its tree is not complete here",
+			    reception->options->silence_seconds);
+	reception->heard = now;
+	return 0;
+}
+
 /*
  * Waits for a message of the source; takes further connections in meanwhile, and sees at once when the cradle has
  * failed or memory has come to its end.
@@ -556,8 +528,11 @@ static int wait_for_source(struct reception *reception)
 {
 	enum { CONTROL, CRADLE, DOOR, FETCH, WAITS };
 	struct stream *control = reception->session.control;
-	int error = 0;
+	bool limited = reception->session.protocol.state < MIGRATE_READY;
+	int error = 0, silence_ms = limited ? (int)reception->options->silence_seconds * 1000 : -1;
 
+	/* Also the rest of a message of which only the beginning has come. */
+	stream_set_timeout(control, silence_ms);
 	while (!stream_pending(control) && !error) {
 		struct pollfd ready[WAITS] = {
 			[CONTROL] = {stream_fd(control), POLLIN, 0},
@@ -566,8 +541,13 @@ static int wait_for_source(struct reception *reception)
 			[DOOR] = {reception->session.dry_run ? -1 : reception->session.door_fd, POLLIN, 0},
 			[FETCH] = {reception->fetch ? fetch_fd(reception->fetch) : -1, POLLIN, 0},
 		};
-		if (poll(ready, WAITS, -1) < 0 && errno != EINTR)
+		int count = poll(ready, WAITS, silence_ms);
+		if (count < 0 && errno != EINTR)
 			return fail_errno(&reception->failure, errno, "poll", NULL, NULL, "poll");
+		if (!count) {
+			error = check_silence(reception);
+			continue;
+		}
 		if (ready[CRADLE].revents) {
 			struct page_receiver_statistics ignored;
 			return cradle_count(reception->cradle, &reception->failure, &ignored);
@@ -728,7 +708,7 @@ static void end(struct reception *reception)
 		cradle_release(reception->cradle);
 	} else {
 		end_tree(reception);
-		give_back_addresses(reception);
+		arriving_addresses_give_back(&reception->addresses);
 	}
 	forget_fetch(reception);
 	if (reception->journal_written && !goes_on)

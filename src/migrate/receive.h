@@ -23,7 +23,8 @@ struct receive_report {
 struct receive_options {
 	const struct wire_options *wire;
 	const struct receive_report *report;
-	const char *die_at; /* tests: the state at which the process kills itself; NULL = never */
+	unsigned silence_seconds; /* of a source whose tree is not complete here yet; then it is given up */
+	const char *die_at;       /* tests: the state at which the process kills itself; NULL = never */
 };
 
 /* The states that die_at can name, NULL at the end. */

@@ -117,6 +117,23 @@ def test_source_that_lies(lie):
         hosts.wait_until(lambda: not left_behind(pair.hosts[1]))
 
 
+@pytest.mark.parametrize("begin", [b"", b"\1"], ids=["nothing", "half a message"])
+def test_source_falls_asleep(begin):
+    """Its connections stand, and nothing comes: what it has brought is not kept for ever."""
+    with moving.pair() as pair:
+        receiver = pair.receive(1, "--link-timeout", 1)
+        with contextlib.closing(hostile.Source(pair)) as source:
+            source.begin()
+            after_tree(hostile.ROUND_BEGIN, encode((1, 1), (2, 0)))(source)
+            source.pages.socket.sendall(frame(hostile.ZERO, PID, ADDRESS, 16))
+            source.control.socket.sendall(begin)
+            ended = receiver.wait()
+            assert b"sent nothing" in source.control.until(hostile.ABORT) or begin, ended
+        assert ended.status == 1 and ended.output.startswith("criu: ", ended.output.rindex("criu: ")), ended
+        assert "has sent nothing for 1 s" in ended.output or (begin and "does not answer" in ended.output), ended
+        hosts.wait_until(lambda: not left_behind(pair.hosts[1]))
+
+
 def test_small_messages_without_end():
     """Each is answered, and none is kept."""
     with moving.pair() as pair:

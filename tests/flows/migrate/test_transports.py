@@ -11,6 +11,7 @@ import sys
 import pytest
 
 import moving
+import network
 from certificates import make_authority, make_certificate, tls_options
 from program import Program
 
@@ -181,6 +182,30 @@ def test_ssh(pair, program, sshd):
     runs_here(pair, program)
     sent = sshd.migrate(pair.hosts[0], program.pid, "--remote-criu", str(hosts.CRIU))
     runs_there(pair, program, sent)
+
+
+@pytest.mark.parametrize("way", [(), ("--post-copy",)], ids=["rounds", "post-copy"])
+def test_ssh_with_its_address(directory, tmp_path, way):
+    """An open connection comes along; and an address that a killed criu has left there is no obstacle."""
+    if not shutil.which("sshd"):
+        pytest.skip("no sshd")
+    tmp_path.chmod(0o755)
+    dies = tmp_path / "dies"
+    dies.write_text(f"#!/bin/sh\nexec {hosts.CRIU} \"$@\" --die-at built\n")
+    dies.chmod(0o755)
+    with moving.pair(moving.Segment) as segment:
+        sshd = Sshd(segment, tmp_path)
+        server = network.start_server(segment.hosts[0], directory)
+        with contextlib.closing(network.Stream(segment.client, segment.SERVICE)) as stream:
+            stream.progress()
+            failed = sshd.migrate(segment.hosts[0], server.pid, "--remote-criu", str(dies), *segment.MOVED, *way)
+            assert failed.status == 1, failed
+            stream.progress()
+            sent = sshd.migrate(segment.hosts[0], server.pid, "--remote-criu", str(hosts.CRIU), *segment.MOVED, *way)
+            assert sent.status == 0, sent
+            stream.progress()
+            stream.finish()
+        segment.hosts[0].wait_empty()
 
 
 def test_ssh_is_not_let_in(pair, program, sshd):
