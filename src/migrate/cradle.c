@@ -477,8 +477,26 @@ bool cradle_has_tree(const struct cradle *cradle)
 }
 
 /*
- * The new criu ends its tree when the socket closes; before, the one process is all there is. A new criu that was
- * killed may have let the root go just before.
+ * Whoever is still building: the root, and a new criu that has not said so yet. That one traces the root's threads, and
+ * would wait for ever for a leader that is dead: the kernel gives it out when the other threads were waited for.
+ */
+static void kill_builders(const struct cradle *cradle)
+{
+	_cleanup_fd_ int proc_dirfd = proc_open(getpid());
+	_cleanup_free_ pid_t *children = NULL;
+	size_t count = 0, capacity = 0;
+
+	kill(cradle->pid, SIGKILL);
+	if (cradle->criu || proc_dirfd < 0 ||
+	    proc_read_children(proc_dirfd, getpid(), &children, &count, &capacity) < 0)
+		return;
+	for (size_t i = 0; i < count; i++)
+		kill(children[i], SIGKILL);
+}
+
+/*
+ * The new criu ends its tree when the socket closes, if it has got that far. A new criu that was killed may have let
+ * the root go just before.
  */
 void cradle_end(struct cradle *cradle)
 {
@@ -486,7 +504,7 @@ void cradle_end(struct cradle *cradle)
 		return;
 	shutdown(cradle->socket_fd, SHUT_RDWR);
 	wait_for_criu(cradle);
-	kill(cradle->pid, SIGKILL);
+	kill_builders(cradle);
 	while (waitpid(-1, NULL, __WALL) > 0 || errno == EINTR)
 		;
 	close(cradle->socket_fd);
