@@ -25,6 +25,7 @@
 #include "base/log.h"
 #include "dump/stages.h"
 #include "inject/ptrace.h"
+#include "kernel/file_objects.h"
 #include "kernel/kernel_types.h"
 #include "kernel/proc.h"
 #include "kernel/restart_blocks.h"
@@ -497,17 +498,18 @@ static void remove_scratch_directory(struct dump *dump, const char *path)
 	rmdir(path);
 }
 
-/* Whether smaps of the whole tree would take longer than it takes to do without, and the same of kcmp. */
+/* What is read faster from the kernel's own structures: flags of mappings, what tasks share, locks and owners of files.
+ */
 struct survey {
-	bool much_memory, many_threads;
+	bool much_memory, many_threads, many_files;
 };
 
 /* Looks at no more processes than it must. */
 static struct survey survey_tree(pid_t root)
 {
-	enum { MUCH_PAGES = 96 * 1024 * 1024 / 4096, MANY_THREADS = 64 };
+	enum { MUCH_PAGES = 96 * 1024 * 1024 / 4096, MANY_THREADS = 64, MANY_FILES = 1024 };
 	_cleanup_free_ pid_t *pids = NULL;
-	size_t count = 0, capacity = 0, threads = 0;
+	size_t count = 0, capacity = 0, threads = 0, files = 0;
 	uint64_t pages = 0;
 
 	ARRAY_GROW(pids, count, capacity);
@@ -515,13 +517,17 @@ static struct survey survey_tree(pid_t root)
 	for (size_t i = 0; i < count && (pages < MUCH_PAGES || threads < MANY_THREADS); i++) {
 		_cleanup_fd_ int proc_dirfd = proc_open(pids[i]);
 		struct proc_stat stat;
+		struct stat table;
 		if (proc_dirfd < 0 || proc_read_stat(proc_dirfd, "stat", &stat) < 0)
 			continue;
+		/* Since Linux 6.2 the size is the number of open files. */
+		if (!fstatat(proc_dirfd, "fd", &table, 0) && (size_t)table.st_size > files)
+			files = table.st_size;
 		pages += stat.resident_pages;
 		threads += stat.thread_count;
 		proc_read_children(proc_dirfd, pids[i], &pids, &count, &capacity);
 	}
-	return (struct survey){pages >= MUCH_PAGES, threads >= MANY_THREADS};
+	return (struct survey){pages >= MUCH_PAGES, threads >= MANY_THREADS, files >= MANY_FILES};
 }
 
 /* What reads the kernel's own structures is made while the tree still runs. */
@@ -530,14 +536,17 @@ static void open_readers(struct dump *dump)
 	const struct survey survey = survey_tree(dump->options->pid);
 	bool vm_flags = !dump->vm_flags && survey.much_memory;
 	bool task_objects = !dump->options->pre_dump && survey.many_threads;
+	bool file_objects = !dump->options->pre_dump && survey.many_files;
 
-	if (!vm_flags && !task_objects)
+	if (!vm_flags && !task_objects && !file_objects)
 		return;
 	struct kernel_types *types = kernel_types_read();
 	if (vm_flags)
 		dump->vm_flags = vm_flags_open(types);
 	if (task_objects)
 		dump->task_objects = task_objects_open(types);
+	if (file_objects)
+		dump->file_objects = file_objects_open(types);
 	kernel_types_free(types);
 }
 
@@ -646,6 +655,7 @@ static int attempt(const struct dump_options *options, struct failure *failure, 
 	if (dump.vm_flags != options->vm_flags)
 		vm_flags_close(dump.vm_flags);
 	task_objects_close(dump.task_objects);
+	file_objects_close(dump.file_objects);
 	restart_blocks_close(dump.restart_blocks);
 	free_dump(&dump);
 	return error;

@@ -17,6 +17,7 @@
 #include "base/fd.h"
 #include "dump/look_ahead.h"
 #include "dump/stages.h"
+#include "kernel/file_objects.h"
 #include "kinds/fd/fd_kind.h"
 
 #ifndef F_GETOWNER_UIDS
@@ -97,12 +98,14 @@ static void insert(struct bucket *bucket, size_t place, struct dump_file *file)
 	bucket->count++;
 }
 
-static FownEntry *read_owner(struct dump *dump, int fd)
+static FownEntry *read_owner(struct dump *dump, int fd, const struct file_objects *known)
 {
 	FownEntry *fown = arena_message(&dump->arena, FownEntry, fown_entry);
 	struct f_owner_ex owner;
 	uint32_t uids[2];
 
+	if (known && !known->may_have_owner)
+		return fown;
 	int signal = fcntl(fd, F_GETSIG);
 	fown->signum = signal > 0 ? signal : 0;
 	if (fcntl(fd, F_GETOWN_EX, &owner) < 0 || !owner.pid)
@@ -131,7 +134,7 @@ static dev_t pipe_device(struct dump *dump)
 	return dump->pipe_device;
 }
 
-static int dump_with_kind(struct dump *dump, struct target_fd *target)
+static int dump_with_kind(struct dump *dump, struct target_fd *target, const struct file_objects *known)
 {
 	struct dump_file *file = target->file;
 
@@ -140,7 +143,7 @@ static int dump_with_kind(struct dump *dump, struct target_fd *target)
 			continue;
 		file->kind = *kind;
 		file->entry->type = (*kind)->type;
-		target->fown = read_owner(dump, target->fd);
+		target->fown = read_owner(dump, target->fd, known);
 		return (*kind)->dump(dump, target, file->entry);
 	}
 	return fail(&dump->failure, EOPNOTSUPP, "fd-unsupported", NULL, NULL, "\"%s\" is of an unknown kind",
@@ -174,6 +177,7 @@ static int identify(struct dump *dump, struct dump_task *task, int number, const
 	file->stat = target.stat;
 	file->flags = target.flags;
 	file->position = target.position;
+	file->is_unlocked = look->known && !look->known->may_be_locked;
 	/* In no table: the copy that kcmp and later readers need is ours. */
 	if (number < 0) {
 		file->kept_fd = fcntl(look->fd, F_DUPFD_CLOEXEC, 0);
@@ -182,7 +186,7 @@ static int identify(struct dump *dump, struct dump_task *task, int number, const
 	}
 	insert(bucket, place, file);
 	target.file = file;
-	error = dump_with_kind(dump, &target);
+	error = dump_with_kind(dump, &target, look->known);
 	if (error < 0)
 		return error;
 	*ret_file = file;
@@ -208,6 +212,33 @@ static bool is_inherited(const struct dump *dump, const struct dump_task *task, 
 	return true;
 }
 
+/* What the kernel has beside the files of a large table. */
+struct known_files {
+	struct file_objects *objects; /* ascending */
+	size_t count, next;
+};
+
+static struct known_files read_known_files(const struct dump *dump, const struct dump_task *task)
+{
+	enum { WORTH_READING = 256 };
+	struct known_files known = {};
+
+	if (!dump->file_objects || task->fd_count < WORTH_READING)
+		return known;
+	known.objects = xcalloc(task->fd_count, sizeof(*known.objects));
+	known.count = file_objects_read(dump->file_objects, task->pid, known.objects, task->fd_count);
+	return known;
+}
+
+/* Numbers are asked for in ascending order. */
+static const struct file_objects *find_known(struct known_files *known, int number)
+{
+	while (known->next < known->count && known->objects[known->next].number < number)
+		known->next++;
+	return known->next < known->count && known->objects[known->next].number == number ? &known->objects[known->next]
+											  : NULL;
+}
+
 static int dump_table(struct dump *dump, struct dump_task *task)
 {
 	_cleanup_free_ struct dump_fd **slots = xcalloc(task->fd_count, sizeof(*slots));
@@ -219,9 +250,11 @@ static int dump_table(struct dump *dump, struct dump_task *task)
 			slots[count++] = &task->fds[i];
 	if (!count)
 		return 0;
+	struct known_files known = read_known_files(dump, task);
 	struct look_ahead *ahead = look_ahead_start(task, slots, count, pipe_device(dump));
 	for (size_t i = 0; i < count && !error; i++) {
 		struct look *look = look_ahead_next(ahead);
+		look->known = find_known(&known, slots[i]->number);
 		error = identify(dump, task, slots[i]->number, look, &slots[i]->file);
 		if (error < 0) {
 			fail_in(&dump->failure, "%s", dump_fd_name(dump, task, slots[i]->number));
@@ -231,6 +264,7 @@ static int dump_table(struct dump *dump, struct dump_task *task)
 		look->fd = -1;
 	}
 	look_ahead_end(ahead);
+	free(known.objects);
 	return error;
 }
 

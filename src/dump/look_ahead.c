@@ -88,6 +88,7 @@ static void look_with(dev_t pipe_device, int links_dirfd, struct look *look)
 void look_at(dev_t pipe_device, int fd, struct look *look)
 {
 	look->fd = fd;
+	look->known = NULL;
 	look_with(pipe_device, -1, look);
 }
 

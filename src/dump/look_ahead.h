@@ -10,9 +10,10 @@ struct look {
 	int error; /* 0, or positive errno of what went wrong: @code, @cause */
 	const char *code, *cause;
 	struct stat stat;
-	int flags;         /* F_GETFL */
-	uint64_t position; /* 0 where it cannot seek */
-	char link[4096];   /* what /proc/PID/fd/N says */
+	int flags;                        /* F_GETFL */
+	uint64_t position;                /* 0 where it cannot seek */
+	const struct file_objects *known; /* what the kernel has beside it; NULL = not known */
+	char link[4096];                  /* what /proc/PID/fd/N says */
 };
 
 /* Looks at a descriptor of ours. @pipe_device: st_dev of every pipe(2), 0 = not known. */

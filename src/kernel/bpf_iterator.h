@@ -17,6 +17,28 @@
  * by the caller, or -errno.
  */
 int bpf_iterator_load(int64_t target, const struct bpf_insn *program, size_t count, const char *name);
+/* What a program reads of each object. */
+struct bpf_reading {
+	size_t into; /* offset in the record, a multiple of 8 */
+	int from;    /* offset in the record of the address, read before; or one of the next */
+	int offset;  /* from there; negative = the kernel has no such thing, the loading fails */
+	int bytes;   /* 4 or 8 */
+};
+
+enum {
+	BPF_FROM_OBJECT = -1,  /* what the iterator is about */
+	BPF_FROM_CONTEXT = -2, /* the words that the iterator gives the program; 8 bytes */
+};
+
+/*
+ * Loads a program that writes one record for each object, all of it readings.
+ * @object        offset of the object's address in the iterator's context
+ * @readings      in the order in which they are done; what cannot be read is 0
+ * @record_bytes  a multiple of 8
+ * Returns its descriptor, owned by the caller, or -errno.
+ */
+int bpf_iterator_load_readings(int64_t target, int object, const struct bpf_reading *readings, size_t count,
+			       size_t record_bytes, const char *name);
 /*
  * A file that runs the program over one thread.
  * @tid  in our pid namespace
@@ -25,6 +47,8 @@ int bpf_iterator_load(int64_t target, const struct bpf_insn *program, size_t cou
 int bpf_iterator_open(int program_fd, pid_t tid);
 /* The same over all threads of process @pid. */
 int bpf_iterator_open_process(int program_fd, pid_t pid);
+/* Reads @room records at most. Returns their number; what ends the reading early is not told. */
+size_t bpf_iterator_read(int fd, void *records, size_t record_bytes, size_t room);
 
 static inline struct bpf_insn bpf_load(int to, int from, int offset)
 {

@@ -1,19 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The program, in C:
- *
- *	int each(struct bpf_iter__task *context)
- *	{
- *		struct { u64 list, first; } record = {};
- *
- *		if (context->task) {
- *			bpf_probe_read_kernel(&record.list, 8, &context->task->sysvsem.undo_list);
- *			bpf_probe_read_kernel(&record.first, 8, &record.list->list_proc.next);
- *			bpf_seq_write(context->meta->seq, &record, sizeof(record));
- *		}
- *		return 0;
- *	}
- *
  * A list is empty when its first element is its own head. The kernel takes an entry out when its semaphores are
  * removed.
  */
@@ -42,8 +28,7 @@ struct undo_lists {
 /* Returns the program's descriptor or -errno. */
 static int load_program(struct undo_lists *lists)
 {
-	enum { TASK = 8, FIRST = -8, LIST = -16 };
-	const int size = sizeof(struct record);
+	enum { TASK = 8 }; /* in the iterator's context */
 	struct kernel_types *types = kernel_types_read();
 
 	if (!types)
@@ -52,27 +37,14 @@ static int load_program(struct undo_lists *lists)
 	int list = kernel_types_member(types, "task_struct", "sysvsem.undo_list");
 	lists->head = kernel_types_member(types, "sem_undo_list", "list_proc");
 	kernel_types_free(types);
-	if (target < 0 || list < 0 || lists->head < 0)
+	if (target < 0)
 		return -EOPNOTSUPP;
-	const struct bpf_insn program[] = {
-		bpf_load(BPF_REG_6, BPF_REG_1, TASK),
-		bpf_skip_if_zero(BPF_REG_6, 18), /* none: the end */
-		bpf_load(BPF_REG_7, BPF_REG_1, BPF_CONTEXT_META),
-		bpf_move(BPF_REG_1, BPF_REG_10),
-		bpf_add(BPF_REG_1, LIST),
-		bpf_set(BPF_REG_2, sizeof(uint64_t)),
-		bpf_move(BPF_REG_3, BPF_REG_6),
-		bpf_add(BPF_REG_3, list),
-		bpf_call(BPF_FUNC_probe_read_kernel),
-		bpf_move(BPF_REG_1, BPF_REG_10),
-		bpf_add(BPF_REG_1, FIRST),
-		bpf_set(BPF_REG_2, sizeof(uint64_t)),
-		bpf_load(BPF_REG_3, BPF_REG_10, LIST),
-		bpf_add(BPF_REG_3, lists->head),
-		bpf_call(BPF_FUNC_probe_read_kernel), /* of no list: nothing, and 0 is written */
-		BPF_WRITE_AND_END(size),
+	const struct bpf_reading readings[] = {
+		{offsetof(struct record, list), BPF_FROM_OBJECT, list, sizeof(uint64_t)},
+		{offsetof(struct record, first), offsetof(struct record, list), lists->head, sizeof(uint64_t)},
 	};
-	return bpf_iterator_load(target, program, ARRAY_SIZE(program), "criu_undo");
+	return bpf_iterator_load_readings(target, TASK, readings, ARRAY_SIZE(readings), sizeof(struct record),
+					  "criu_undo");
 }
 
 struct undo_lists *undo_lists_open(void)
@@ -100,7 +72,7 @@ int undo_lists_is_empty(const struct undo_lists *lists, pid_t tid, bool *ret_emp
 
 	if (fd < 0)
 		return lists->program_fd < 0 ? lists->program_fd : fd;
-	if (read(fd, &record, sizeof(record)) != sizeof(record))
+	if (bpf_iterator_read(fd, &record, sizeof(record), 1) != 1)
 		return -EPROTO;
 	*ret_empty = !record.list || record.first == record.list + (uint64_t)lists->head;
 	return 0;

@@ -88,7 +88,8 @@ struct dump_file {
 	struct stat stat;
 	int flags;
 	uint64_t position;
-	int kept_fd; /* our own descriptor, for files that no table holds; -1 = none */
+	int kept_fd;      /* our own descriptor, for files that no table holds; -1 = none */
+	bool is_unlocked; /* its inode is known to have no locks */
 };
 
 struct dump {
@@ -117,6 +118,7 @@ struct dump {
 	uint64_t freezing_us;                      /* when the stop began (base/clock.h) */
 	const struct xstate_layout *xstate_layout; /* of this CPU (kinds/task/registers.c) */
 	struct vm_flags_reader *vm_flags;          /* NULL = mappings are read from smaps */
+	struct file_objects_reader *file_objects;  /* NULL = each file is asked for locks and owner */
 	struct task_objects_reader *task_objects;  /* NULL = what tasks share is asked with kcmp */
 	struct restart_blocks *restart_blocks;     /* NULL = no thread has needed them yet */
 	char run_id[37];                           /* inventory_entry.dump_criu_run_id */

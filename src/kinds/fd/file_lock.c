@@ -192,7 +192,8 @@ static void ask_slot(struct dump *dump, struct lock_dump *locks, const struct du
 	if (!slot->file || locks->seen_by[slot->file->id] == task->index + 1)
 		return;
 	locks->seen_by[slot->file->id] = task->index + 1;
-	if (!may_be_locked(locks, &slot->file->stat) || is_told(dump, locks, task, slot->file))
+	if (slot->file->is_unlocked || !may_be_locked(locks, &slot->file->stat) ||
+	    is_told(dump, locks, task, slot->file))
 		return;
 	ARRAY_GROW(locks->questions, locks->question_count, locks->question_capacity);
 	locks->questions[locks->question_count++] = (struct lock_question){.task = task, .slot = slot};

@@ -18,7 +18,7 @@ import hosts
 # What the program needs is not on the other host.
 STAYS = {"same-namespace"}
 # Both hosts are one kernel here: the lock of the stopped program over there is in the way.
-ONE_KERNEL = {"file_locks"}
+ONE_KERNEL = {"file_locks", "file_owners_many"}
 # The root keeps its pages where they were received: it cannot hold those that only its children share.
 TAKES_MORE = {"memory_siblings"}
 # Memory that follows comes page by page, to each process its own.
