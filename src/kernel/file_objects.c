@@ -83,10 +83,12 @@ size_t file_objects_read(const struct file_objects_reader *reader, pid_t pid, st
 		if (number <= before)
 			return i;
 		before = number;
+		/* Every file has an inode: without it the kernel has let nothing be read (lockdown). */
+		bool is_known = record->inode;
 		objects[i] = (struct file_objects){
 			.number = number,
-			.may_have_owner = record->owner || !reader->knows_owners,
-			.may_be_locked = record->locks || !record->inode,
+			.may_have_owner = record->owner || !reader->knows_owners || !is_known,
+			.may_be_locked = record->locks || !is_known,
 		};
 	}
 	return count;

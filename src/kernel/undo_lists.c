@@ -74,6 +74,9 @@ int undo_lists_is_empty(const struct undo_lists *lists, pid_t tid, bool *ret_emp
 		return lists->program_fd < 0 ? lists->program_fd : fd;
 	if (bpf_iterator_read(fd, &record, sizeof(record), 1) != 1)
 		return -EPROTO;
-	*ret_empty = !record.list || record.first == record.list + (uint64_t)lists->head;
+	/* Who asks knows that there is a list: the kernel has let nothing be read (lockdown). */
+	if (!record.list || !record.first)
+		return -EPERM;
+	*ret_empty = record.first == record.list + (uint64_t)lists->head;
 	return 0;
 }

@@ -14,5 +14,5 @@ struct undo_lists;
 struct undo_lists *undo_lists_open(void);
 /* NULL is fine. */
 void undo_lists_close(struct undo_lists *lists);
-/* Whether the list of thread @tid is empty or not there. Returns 0 or -errno: it cannot be read. */
+/* Whether the list of thread @tid, which has one, is empty. Returns 0 or -errno: it cannot be read. */
 int undo_lists_is_empty(const struct undo_lists *lists, pid_t tid, bool *ret_empty);
