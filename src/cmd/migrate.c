@@ -99,6 +99,16 @@ struct listing {
 	size_t count;
 };
 
+/* A tree that is held stopped ends with the criu that holds it. */
+static bool was_let_go(const struct journal *journal)
+{
+	_cleanup_fd_ int proc_dirfd = proc_open(journal->pid);
+	struct proc_stat stat;
+
+	return journal->role == JOURNAL_DESTINATION && proc_dirfd >= 0 && !proc_read_stat(proc_dirfd, "stat", &stat) &&
+	       !strchr("TtZX", stat.state);
+}
+
 static const char *advice(const struct journal *journal)
 {
 	if (!kill(journal->criu, 0))
@@ -107,6 +117,9 @@ static const char *advice(const struct journal *journal)
 	case JOURNAL_COPYING:
 		return "was cut off; the tree runs on the source";
 	case JOURNAL_DECIDING:
+		if (was_let_go(journal))
+			return "was cut off when the tree ran here: if it is still at the source, stopped, --abort "
+			       "there";
 		return "was cut off; the tree is here, stopped: --resume if it does not run on the other side, --abort "
 		       "if it does";
 	default:

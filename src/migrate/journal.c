@@ -7,11 +7,13 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "base/fd.h"
 #include "base/log.h"
 #include "kernel/proc.h"
 #include "migrate/address.h"
+#include "migrate/fetch.h"
 
 static const char journal_directory[] = "/run/criu";
 static const char *const role_names[] = {"source", "destination"};
@@ -64,16 +66,30 @@ static void file_name(const struct journal *journal, const char *suffix, char *b
 	snprintf(buffer, size, "migration-%s-%.32s.json%s", role_names[journal->role], journal->session, suffix);
 }
 
+/* What a file is called until it is complete. Its writer may be killed: then the next who looks removes it. */
+#define UNFINISHED ".json.%lx.%d.new"
+
+static bool is_left_behind(const char *name)
+{
+	const char *suffix = strstr(name, ".json.");
+	unsigned long namespace;
+	int pid, length = 0;
+
+	return suffix && sscanf(suffix, UNFINISHED "%n", &namespace, &pid, &length) == 2 && length && !suffix[length] &&
+	       namespace == pid_namespace() && kill(pid, 0) < 0 && errno == ESRCH;
+}
+
 int journal_write(struct failure *failure, const struct journal *journal)
 {
-	char name[128], temporary[128];
+	char name[128], temporary[160], suffix[48];
 	_cleanup_fd_ int directory = -1, fd = -1;
 	int error = open_directory(failure, true, &directory);
 
 	if (error < 0)
 		return error;
 	file_name(journal, "", name, sizeof(name));
-	file_name(journal, ".new", temporary, sizeof(temporary));
+	snprintf(suffix, sizeof(suffix), UNFINISHED + strlen(".json"), (unsigned long)pid_namespace(), getpid());
+	file_name(journal, suffix, temporary, sizeof(temporary));
 	json_t *object =
 		json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:i, s:I, s:i, s:I, s:I}", "role", role_names[journal->role],
 			  "state", state_names[journal->state], "session", journal->session, "secret", journal->secret,
@@ -194,13 +210,18 @@ int journal_list(struct failure *failure, void (*found)(void *context, const str
 	while (entries && (entry = readdir(entries))) {
 		struct journal journal;
 		size_t length = strlen(entry->d_name);
+		if (is_left_behind(entry->d_name))
+			unlinkat(directory, entry->d_name, 0);
 		if (strncmp(entry->d_name, "migration-", 10) || length < 5 ||
 		    strcmp(entry->d_name + length - 5, ".json") || !read_journal(directory, entry->d_name, &journal))
 			continue;
 		if (!is_stale(&journal))
 			found(context, &journal);
-		else if (lose_addresses(&journal))
+		else if (lose_addresses(&journal)) {
+			if (journal.role == JOURNAL_DESTINATION)
+				fetch_directory_remove(journal.session);
 			unlinkat(directory, entry->d_name, 0);
+		}
 	}
 	return 0;
 }

@@ -126,8 +126,9 @@ def lost_there(segment):
 @pytest.mark.parametrize("finder", ["status", "receive", "migrate"])
 @pytest.mark.parametrize("state", ["built", "committed"])
 def test_destination_is_killed_when_it_has_the_address(state, finder, directory):
-    """Nobody is left there to take it back, so the next one who comes does."""
-    with streaming(directory, SERVICE) as (segment, server, streams):
+    """Nobody is left there to take it back, so the next one who comes does. What the client sends meanwhile may be refused:
+    two machines have the address."""
+    with streaming(directory, SERVICE) as (segment, server, _):
         here, there = segment.hosts
         receiver = segment.receive(1, "--die-at", state)
         sent = segment.start_migrate(server.pid, 0, *IPV6, "--link-timeout", 1).wait()
@@ -146,8 +147,6 @@ def test_destination_is_killed_when_it_has_the_address(state, finder, directory)
             sent = segment.start_migrate(server.pid, 0, *IPV6).wait()
             assert (sent.status, receiver.wait().status) == (0, 0), f"{sent}\n{receiver.output()}"
             assert not lost_there(segment)
-        streams[0].progress()
-        streams[0].finish()
 
 
 def test_destination_is_killed_when_the_tree_lives_with_its_address(directory):

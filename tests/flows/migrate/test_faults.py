@@ -120,6 +120,7 @@ def test_destination_is_killed(state, directory):
         assert "--resume" in sent.output and "--abort" in sent.output, sent
         assert state_of(here, program.pid) == "T"
         if is_live(there, program.pid):
+            assert "ran here" in there.check([str(hosts.CRIU), "migrate", "--status"]).output
             decide(here, program.pid, "--abort")
             return lives_on(pair, program, 1, f"destination killed at {state}, and it runs there")
         decide(here, program.pid, "--resume")
@@ -205,6 +206,18 @@ def test_tree_ends_before_the_source_knows_that_it_runs(directory):
         receiver.wait()
         for host in (here, there):
             host.wait_empty()
+
+
+def test_journal_that_was_not_finished():
+    """criu was killed while it wrote one: it is no journal, and whoever looks at them removes it, but not one of others."""
+    with hosts.Host() as host:
+        host.check(["sh", "-c", "mkdir -p /run/criu && mount -t tmpfs none /run/criu"])
+        namespace = os.stat(f"/proc/{host.first_pid}/ns/pid").st_ino
+        of_others = {f"migration-source-0.json.{namespace:x}.1.new", f"migration-source-0.json.{namespace + 1:x}.4194303.new"}
+        for name in (f"migration-source-0.json.{namespace:x}.4194303.new", *of_others):
+            host.path(f"/run/criu/{name}").write_text("{")
+        assert "no migration" in host.check([str(hosts.CRIU), "migrate", "--status"]).output
+        assert set(os.listdir(host.path("/run/criu"))) == of_others
 
 
 # ---- the link ----

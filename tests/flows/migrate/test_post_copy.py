@@ -115,6 +115,8 @@ def test_destination_is_killed(state, directory):
         if DESTINATION_KILLED[state] == "here":
             sent = sender.wait(120)
             assert sent.status == 1 and sent.output.strip().splitlines()[-1].startswith("criu: "), sent
+            assert "no migration" in there.check([str(hosts.CRIU), "migrate", "--status"]).output
+            assert not there.check(["sh", "-c", "ls /run/criu"]).output.strip(), "something stays in /run/criu"
             return lives_on(pair, program, 0, f"destination killed at {state}")
         assert state_of(here, program.pid) == "T"
         if state == "committed":
