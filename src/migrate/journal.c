@@ -67,16 +67,16 @@ static void file_name(const struct journal *journal, const char *suffix, char *b
 }
 
 /* What a file is called until it is complete. Its writer may be killed: then the next who looks removes it. */
-#define UNFINISHED ".json.%lx.%d.new"
+#define UNFINISHED ".%lx.%d.new"
 
 static bool is_left_behind(const char *name)
 {
-	const char *suffix = strstr(name, ".json.");
+	const char *suffix = strstr(name, ".json");
 	unsigned long namespace;
 	int pid, length = 0;
 
-	return suffix && sscanf(suffix, UNFINISHED "%n", &namespace, &pid, &length) == 2 && length && !suffix[length] &&
-	       namespace == pid_namespace() && kill(pid, 0) < 0 && errno == ESRCH;
+	return suffix && sscanf(suffix, ".json" UNFINISHED "%n", &namespace, &pid, &length) == 2 && length &&
+	       !suffix[length] && namespace == pid_namespace() && kill(pid, 0) < 0 && errno == ESRCH;
 }
 
 int journal_write(struct failure *failure, const struct journal *journal)
@@ -88,7 +88,7 @@ int journal_write(struct failure *failure, const struct journal *journal)
 	if (error < 0)
 		return error;
 	file_name(journal, "", name, sizeof(name));
-	snprintf(suffix, sizeof(suffix), UNFINISHED + strlen(".json"), (unsigned long)pid_namespace(), getpid());
+	snprintf(suffix, sizeof(suffix), UNFINISHED, (unsigned long)pid_namespace(), getpid());
 	file_name(journal, suffix, temporary, sizeof(temporary));
 	json_t *object =
 		json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:i, s:I, s:i, s:I, s:I}", "role", role_names[journal->role],

@@ -28,6 +28,8 @@ enum {
 	HOLE_BYTES = 64 * 1024,
 	WORTH_ALLOCATING_BYTES = 1 << 20,
 	MAX_THREADS = 16,
+	CLAIMS_OF_A_THREAD = 64,
+	MOST_CLAIMED = 32,
 	HUGE_PAGE_BYTES = 2 << 20,
 	MOST_BYTES = HUGE_PAGE_BYTES, /* of a piece */
 };
@@ -44,6 +46,7 @@ struct page_writer {
 	size_t opened;            /* tasks before this one have their file or space */
 	struct pages_file *files; /* by index of the task */
 	struct page_sink *sink;   /* NULL: into the files */
+	size_t claim;             /* pieces that a thread takes at once */
 	atomic_size_t next;
 	atomic_uint_fast64_t done_bytes;
 	uint64_t total_bytes;
@@ -181,11 +184,10 @@ static void *write_batches(void *argument)
 {
 	struct job *job = argument;
 	struct page_writer *writer = job->writer;
-	enum { CLAIM = 32 };
 
 	while (!atomic_load(&writer->error)) {
-		size_t first = atomic_fetch_add(&writer->next, CLAIM);
-		size_t end = first + CLAIM < writer->count ? first + CLAIM : writer->count;
+		size_t first = atomic_fetch_add(&writer->next, writer->claim);
+		size_t end = first + writer->claim < writer->count ? first + writer->claim : writer->count;
 		while (first < end) {
 			int count = write_batch(job, &writer->pieces[first], end - first);
 			if (count < 0)
@@ -303,6 +305,9 @@ static int run_threads(struct dump *dump, struct page_writer *writer)
 	pthread_t threads[MAX_THREADS];
 	char *buffers = aligned_alloc(PAGE_BYTES, count * MOST_BYTES);
 
+	/* Many small ones, as they are read together; few large ones, as the last thread to end is waited for. */
+	writer->claim = writer->count / (CLAIMS_OF_A_THREAD * count);
+	writer->claim = writer->claim < 1 ? 1 : writer->claim > MOST_CLAIMED ? MOST_CLAIMED : writer->claim;
 	if (!buffers)
 		return fail(&dump->failure, ENOMEM, "out-of-memory", NULL, NULL, "no memory for the page buffers");
 	for (size_t i = 0; i < count; i++)
