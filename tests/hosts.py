@@ -163,6 +163,15 @@ class Host:
         """Waits until no process is left but those in @keep."""
         wait_until(lambda: self.pids() <= set(keep), seconds, lambda: f"still there: {describe(self)}")
 
+    def end_all(self):
+        """Kills all that runs in the host, also what a process forks before its own turn comes."""
+        def is_empty():
+            pids = self.pids()
+            for pid in pids:
+                self.kill(pid)
+            return not pids
+        wait_until(is_empty, explain=lambda: f"still there: {describe(self)}")
+
     def namespace_command(self, *kinds):
         """The beginning of a command line that enters namespaces of the host ("net", "mnt", "pid")."""
         options = {"net": "-n", "mnt": "-m", "pid": "-p"}

@@ -107,9 +107,7 @@ def test_killed_restore(running, directory):
     length = criu.restore(running.pid, images).seconds
     running.check("restored")
     for step in range(40):
-        for pid in host.pids():
-            host.kill(pid)
-        host.wait_empty(seconds=10)
+        host.end_all()
         script = f"{hosts.CRIU} restore -d -t {running.pid} -D {images} --tcp-established & " \
                  f"sleep {length * step / 40:.6f}; kill -9 $!; wait $!"
         host.run(["bash", "-c", script])
@@ -119,8 +117,6 @@ def test_killed_restore(running, directory):
             # The kill came too late: then all of it is there.
             running.check(f"killed after {step * 2.5} % of a restore")
     assert "criu" not in host.check(["nft", "list", "tables"]).output
-    for pid in host.pids():
-        host.kill(pid)
-    host.wait_empty()
+    host.end_all()
     criu.restore(running.pid, images)
     running.check("restored at last")

@@ -106,9 +106,7 @@ def test_one_namespace_for_the_tree(directory, host):
         images.mkdir()
         result = hosts.Criu(host).run("dump", process.pid, images)
         assert result.status == 1 and blamed in result.output, result
-        for pid in host.pids():
-            host.kill(pid)
-        host.wait_empty()
+        host.end_all()
 
 
 def test_clocks_out_of_range(directory, host):

@@ -151,9 +151,7 @@ def test_freed_pages(directory):
         hosts.Criu(host).restore(mutator.pid, new, "--auto-dedup")
         mutator.check()
         assert not any(path.stat().st_blocks for path in new.glob("pages-*"))
-        for pid in host.pids():
-            host.kill(pid)
-        host.wait_empty()
+        host.end_all()
         refused = hosts.Criu(host).run("restore", mutator.pid, new, "-d")
         assert refused.status == 1 and "--auto-dedup has freed them" in refused.output, refused
 
